@@ -1,0 +1,108 @@
+// Package config reads the relay's YAML file: strictly, with defaults, with
+// environment variables expanded, and with every error at once, each with its
+// path and line.
+package config
+
+import (
+	"time"
+
+	"github.com/outboxrelay/relay/sinks"
+	"github.com/outboxrelay/relay/sinks/kafka"
+	"github.com/outboxrelay/relay/sinks/rabbitmq"
+)
+
+// Config is the whole file, with defaults filled in and secrets resolved.
+type Config struct {
+	Database        Database        `yaml:"database"`
+	Outbox          Outbox          `yaml:"outbox"`
+	Sinks           map[string]Sink `yaml:"sinks"`
+	Routes          []Route         `yaml:"routes"`
+	Failures        Failures        `yaml:"failures"`
+	Headers         sinks.Style     `yaml:"headers"`
+	Source          string          `yaml:"source"`
+	HTTP            HTTP            `yaml:"http"`
+	Log             Log             `yaml:"log"`
+	ShutdownTimeout time.Duration   `yaml:"shutdown_timeout"`
+}
+
+// Database is where the outbox is.
+type Database struct {
+	// URL is a libpq connection string or URL; a secret. Empty means the PG*
+	// environment variables.
+	URL     string `yaml:"url"`
+	URLFile string `yaml:"url_file"`
+	// DirectURL bypasses a pooler, for LISTEN and replication; empty means URL.
+	DirectURL     string `yaml:"direct_url"`
+	DirectURLFile string `yaml:"direct_url_file"`
+	// Password overrides the one in URL and DirectURL, so that the URL need not
+	// be a secret.
+	Password       string `yaml:"password"`
+	PasswordFile   string `yaml:"password_file"`
+	MaxConnections int    `yaml:"max_connections"`
+}
+
+// Outbox is the table and how it is read.
+type Outbox struct {
+	Schema         string        `yaml:"schema"`
+	Table          string        `yaml:"table"`
+	Mode           string        `yaml:"mode"`
+	Ordering       string        `yaml:"ordering"`
+	OnPublished    string        `yaml:"on_published"`
+	Retention      time.Duration `yaml:"retention"`
+	BatchSize      int           `yaml:"batch_size"`
+	Workers        int           `yaml:"workers"`
+	PollInterval   time.Duration `yaml:"poll_interval"`
+	Notify         bool          `yaml:"notify"`
+	PublishTimeout time.Duration `yaml:"publish_timeout"`
+}
+
+// Sink is one broker: exactly one of its fields is set.
+type Sink struct {
+	Kafka    *kafka.Config    `yaml:"kafka"`
+	RabbitMQ *rabbitmq.Config `yaml:"rabbitmq"`
+}
+
+// Route sends the rows that match to a sink.
+type Route struct {
+	Match Match `yaml:"match"`
+	// Sink names an entry of sinks.
+	Sink string `yaml:"sink"`
+	// Destination is a template of {topic}, {type} and {key}.
+	Destination string `yaml:"destination"`
+	// Exchange overrides the sink's; RabbitMQ only.
+	Exchange string `yaml:"exchange"`
+	// OnFailure overrides failures.policy.
+	OnFailure string `yaml:"on_failure"`
+}
+
+// Match holds globs; an empty one matches everything.
+type Match struct {
+	Topic string `yaml:"topic"`
+	Type  string `yaml:"type"`
+}
+
+// Failures is what happens to a message that the broker refuses.
+type Failures struct {
+	Policy      string  `yaml:"policy"`
+	MaxAttempts int     `yaml:"max_attempts"`
+	Backoff     Backoff `yaml:"backoff"`
+}
+
+// Backoff is the pause between attempts.
+type Backoff struct {
+	Initial    time.Duration `yaml:"initial"`
+	Max        time.Duration `yaml:"max"`
+	Multiplier float64       `yaml:"multiplier"`
+	Jitter     float64       `yaml:"jitter"`
+}
+
+// HTTP is the listener of /livez and /readyz; an empty Listen turns it off.
+type HTTP struct {
+	Listen string `yaml:"listen"`
+}
+
+// Log is how the relay logs.
+type Log struct {
+	Level  string `yaml:"level"`
+	Format string `yaml:"format"`
+}

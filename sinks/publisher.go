@@ -1,0 +1,37 @@
+// Package sinks holds what the relay and its message brokers have in common:
+// the Message, the Publisher that sends it, and the Error that says what a
+// failure concerns. Each broker has a package of its own below this one, and
+// sinktest is the contract that every Publisher passes on a real broker.
+package sinks
+
+import "context"
+
+// Publisher sends messages to one broker. All methods may be called
+// concurrently.
+type Publisher interface {
+	// Publish sends the messages and returns when each of them is resolved:
+	// nil when the broker positively acknowledged every one of them, otherwise
+	// one result per message, in the messages' order, nil for those that were
+	// acknowledged.
+	//
+	// Messages of one destination and one equal, non-nil key are appended in
+	// the order of the slice, and after a failure of one the rest of that
+	// destination and key fail too, so that the acknowledged ones of a key are
+	// always a prefix. Two concurrent calls have no mutual order: callers do
+	// not have messages of one key in two calls at a time.
+	//
+	// A failure that concerns one message or one destination (see Scope) does
+	// not fail innocent messages. Publish returns soon after ctx ends; what is
+	// unresolved by then has failed, and may yet have reached the broker.
+	// Publish does not retry for longer than the broker needs to elect a
+	// leader or a connection needs to be made anew: backing off is its
+	// caller's part.
+	Publish(ctx context.Context, messages []Message) []error
+	// Ping reaches the broker, authenticates, and reports why it could not.
+	Ping(ctx context.Context) error
+	// Verify reports whether messages can be sent to the destination: nil, or
+	// an Error with what is missing and the remedy. It creates nothing.
+	Verify(ctx context.Context, destination Destination) error
+	// Close releases connections and goroutines. Calls under way fail.
+	Close() error
+}
