@@ -23,6 +23,11 @@ type Config struct {
 	HTTP            HTTP            `yaml:"http"`
 	Log             Log             `yaml:"log"`
 	ShutdownTimeout time.Duration   `yaml:"shutdown_timeout"`
+
+	// files holds the *_file that a secret was read from, by the path of the
+	// secret. Loading clears the *_file fields themselves, so that whoever gets
+	// the configuration sees one secret in one place; Print shows them again.
+	files map[string]string
 }
 
 // Database is where the outbox is.

@@ -1,0 +1,71 @@
+package config
+
+import (
+	"cmp"
+	"reflect"
+	"time"
+
+	"github.com/outboxrelay/relay/sinks"
+	"github.com/outboxrelay/relay/sinks/kafka"
+	"github.com/outboxrelay/relay/sinks/rabbitmq"
+)
+
+// Default returns the configuration that an empty file stands for. It is not
+// complete: it has no sink. Every call returns a value of its own.
+func Default() *Config {
+	return &Config{
+		Database: Database{MaxConnections: 8},
+		Outbox: Outbox{
+			Schema:         "public",
+			Table:          "outbox",
+			Mode:           "poll",
+			Ordering:       "key",
+			OnPublished:    "mark",
+			Retention:      24 * time.Hour,
+			BatchSize:      1000,
+			Workers:        4,
+			PollInterval:   100 * time.Millisecond,
+			Notify:         true,
+			PublishTimeout: 30 * time.Second,
+		},
+		Failures: Failures{
+			Policy:      "park",
+			MaxAttempts: 5,
+			Backoff: Backoff{
+				Initial:    200 * time.Millisecond,
+				Max:        30 * time.Second,
+				Multiplier: 2,
+				Jitter:     0.2,
+			},
+		},
+		Headers:         sinks.StylePlain,
+		Source:          "/outbox",
+		HTTP:            HTTP{Listen: "127.0.0.1:9464"},
+		Log:             Log{Level: "info", Format: "auto"},
+		ShutdownTimeout: 30 * time.Second,
+	}
+}
+
+// completeRoutes fills in what routes leave to the defaults.
+func (c *Config) completeRoutes() {
+	for i := range c.Routes {
+		route := &c.Routes[i]
+		route.Match.Topic = cmp.Or(route.Match.Topic, "*")
+		route.Match.Type = cmp.Or(route.Match.Type, "*")
+		route.Destination = cmp.Or(route.Destination, "{topic}")
+		route.OnFailure = cmp.Or(route.OnFailure, c.Failures.Policy)
+	}
+}
+
+// newDefault returns a pointer to what an empty mapping of type t stands for.
+func newDefault(t reflect.Type) reflect.Value {
+	switch t {
+	case reflect.TypeFor[kafka.Config]():
+		config := kafka.Defaults()
+		return reflect.ValueOf(&config)
+	case reflect.TypeFor[rabbitmq.Config]():
+		config := rabbitmq.Defaults()
+		return reflect.ValueOf(&config)
+	}
+	return reflect.New(t)
+}

@@ -1,0 +1,279 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"net/url"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A secret is a key with a twin: password and password_file. That is the whole
+// definition; everything that hides or reads secrets goes by it.
+const twinSuffix = "_file"
+
+// longestSecret bounds what is read of a *_file, which may be anything.
+const longestSecret = 64 << 10
+
+// readSecrets reads every *_file of a secret below target into the secret's
+// field, clears the *_file field and notes it in files.
+func (d *document) readSecrets(path string, target reflect.Value, files map[string]string) {
+	eachSecret(path, target, func(path string, value, file reflect.Value) {
+		if file.String() == "" {
+			return
+		}
+		filePath := path + twinSuffix
+		if value.String() != "" {
+			d.errorf(filePath, "%s is given too; give one of the two", lastKey(path))
+			return
+		}
+		text, err := readSecret(file.String())
+		if err != nil {
+			shown := file.String()
+			if _, ok := d.expanded[filePath]; ok {
+				shown = "the file named by " + d.show(filePath, "")
+			}
+			d.errorf(filePath, "%s: %v", shown, err)
+			return
+		}
+		value.SetString(text)
+		files[path] = file.String()
+		file.SetString("")
+	})
+}
+
+// readSecret returns the content of a file without its last newline. Errors
+// do not name the file.
+func readSecret(path string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", withoutPath(err)
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, longestSecret+1))
+	if err != nil {
+		return "", withoutPath(err)
+	}
+	text := strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
+	switch {
+	case len(data) > longestSecret:
+		return "", fmt.Errorf("is larger than %d bytes, which no secret is", longestSecret)
+	case text == "":
+		return "", errors.New("is empty")
+	case strings.ContainsRune(text, 0):
+		return "", errors.New("has a NUL byte")
+	}
+	return text, nil
+}
+
+func withoutPath(err error) error {
+	if pathError, ok := errors.AsType[*fs.PathError](err); ok {
+		return pathError.Err
+	}
+	return err
+}
+
+// eachSecret calls visit for every secret below value, with the field and its
+// twin.
+func eachSecret(path string, value reflect.Value, visit func(path string, value, file reflect.Value)) {
+	switch value.Kind() {
+	case reflect.Pointer:
+		if !value.IsNil() {
+			eachSecret(path, value.Elem(), visit)
+		}
+	case reflect.Map:
+		for _, key := range sortedKeys(value) {
+			eachSecret(join(path, key.String()), value.MapIndex(key), visit)
+		}
+	case reflect.Slice:
+		for i := range value.Len() {
+			eachSecret(path+"["+strconv.Itoa(i)+"]", value.Index(i), visit)
+		}
+	case reflect.Struct:
+		fields := map[string]reflect.Value{}
+		for i := range value.NumField() {
+			if name := keyOf(value.Type().Field(i)); name != "" {
+				fields[name] = value.Field(i)
+			}
+		}
+		for _, name := range slices.Sorted(maps.Keys(fields)) {
+			if file, ok := fields[name+twinSuffix]; ok {
+				visit(join(path, name), fields[name], file)
+				continue
+			}
+			eachSecret(join(path, name), fields[name], visit)
+		}
+	}
+}
+
+func sortedKeys(value reflect.Value) []reflect.Value {
+	keys := value.MapKeys()
+	slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
+	return keys
+}
+
+func lastKey(path string) string { return path[strings.LastIndexByte(path, '.')+1:] }
+
+const hidden = "***"
+
+// hide returns a secret as it may be shown: a URL or a connection string
+// without its password, anything else not at all.
+func hide(key, secret string) string {
+	switch {
+	case secret == "":
+		return ""
+	case !strings.HasSuffix(key, "url"):
+		return hidden
+	case strings.Contains(secret, "://"):
+		return hideInURL(secret)
+	}
+	return hideInKeywords(secret)
+}
+
+// hideInURL hides the password of a URL and passwords among its parameters. In
+// a URL that is ambiguous, because its password has an unescaped @ or /, it
+// rather hides too much. It works on the text, since parsing and printing
+// again would change the rest.
+func hideInURL(text string) string {
+	scheme, rest, _ := strings.Cut(text, "://")
+	// A password may have a ? before its @ for pgx, and none for net/url.
+	end := strings.IndexAny(rest, "@/")
+	if end < 0 || rest[end] != '@' {
+		end = -1
+	}
+	tail := rest[end+1:]
+	question := strings.IndexByte(tail, '?')
+	if question < 0 {
+		question = len(tail)
+	}
+	if at := strings.LastIndexByte(tail[:question], '@'); at >= 0 {
+		end += at + 1
+	}
+	var out strings.Builder
+	out.WriteString(scheme + "://")
+	if end >= 0 {
+		user, _, hasPassword := strings.Cut(rest[:end], ":")
+		out.WriteString(user)
+		if hasPassword {
+			out.WriteString(":" + hidden)
+		}
+		out.WriteByte('@')
+	}
+	tail, query, hasQuery := strings.Cut(rest[end+1:], "?")
+	out.WriteString(tail)
+	if !hasQuery {
+		return out.String()
+	}
+	parameters := strings.Split(query, "&")
+	for i, parameter := range parameters {
+		key, _, hasValue := strings.Cut(parameter, "=")
+		if name, err := url.QueryUnescape(key); hasValue && (err != nil || isPassword(name)) {
+			parameters[i] = key + "=" + hidden
+		}
+	}
+	return out.String() + "?" + strings.Join(parameters, "&")
+}
+
+// hideInKeywords hides the passwords of a keyword/value connection string. It
+// reads it as libpq does: key = value or key = 'value', with backslashes.
+func hideInKeywords(text string) string {
+	const space = " \t\n\r\v\f"
+	var pairs []string
+	for text = strings.TrimLeft(text, space); text != ""; text = strings.TrimLeft(text, space) {
+		key, rest, found := strings.Cut(text, "=")
+		key = strings.Trim(key, space)
+		if !found || !isKeyword(key) {
+			return hidden
+		}
+		rest = strings.TrimLeft(rest, space)
+		end, quoted := 0, strings.HasPrefix(rest, "'")
+		if quoted {
+			end = 1
+		}
+		for end < len(rest) && (quoted && rest[end] != '\'' || !quoted && !strings.ContainsRune(space, rune(rest[end]))) {
+			if rest[end] == '\\' {
+				end++
+			}
+			end++
+		}
+		if quoted {
+			end++
+		}
+		end = min(end, len(rest))
+		value := rest[:end]
+		if isPassword(key) && value != "" {
+			value = hidden
+		}
+		pairs = append(pairs, key+"="+value)
+		text = rest[end:]
+	}
+	return strings.Join(pairs, " ")
+}
+
+func isPassword(key string) bool {
+	key = strings.ToLower(key)
+	return strings.Contains(key, "password") || strings.Contains(key, "secret") || strings.Contains(key, "passphrase")
+}
+
+// isKeyword reports whether key looks like a connection parameter and not like
+// the remains of a value.
+func isKeyword(key string) bool {
+	for i := range len(key) {
+		c := key[i]
+		if c != '_' && c != '.' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
+			return false
+		}
+	}
+	return key != ""
+}
+
+// censor replaces in message whatever it repeats of secrets and of values from
+// the environment at path or below. It is for messages that others wrote.
+func (d *document) censor(path, message string, secrets map[string]string) string {
+	var fragments []string
+	for at, secret := range secrets {
+		if below(at, path) {
+			fragments = append(fragments, fragmentsOf(secret)...)
+		}
+	}
+	for at, from := range d.expanded {
+		if below(at, path) {
+			fragments = append(fragments, from.value)
+			fragments = append(fragments, strings.FieldsFunc(from.value, func(c rune) bool { return strings.ContainsRune(":/@?&=, ", c) })...)
+		}
+	}
+	slices.SortFunc(fragments, func(a, b string) int { return len(b) - len(a) })
+	for _, fragment := range fragments {
+		if fragment != "" && fragment != "amqp" && fragment != "amqps" {
+			message = strings.ReplaceAll(message, fragment, hidden)
+		}
+	}
+	return message
+}
+
+// fragmentsOf returns the forms in which a message may repeat a secret: whole,
+// and for a URL its password, as written and decoded.
+func fragmentsOf(secret string) []string {
+	fragments := []string{secret}
+	_, rest, isURL := strings.Cut(secret, "://")
+	if !isURL {
+		return fragments
+	}
+	for i := range len(rest) {
+		if rest[i] != '@' {
+			continue
+		}
+		_, password, _ := strings.Cut(rest[:i], ":")
+		fragments = append(fragments, password)
+		if decoded, err := url.PathUnescape(password); err == nil {
+			fragments = append(fragments, decoded)
+		}
+	}
+	return fragments
+}

@@ -1,0 +1,133 @@
+package route
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/outboxrelay/relay/internal/config"
+	"github.com/outboxrelay/relay/internal/route/pattern"
+	"github.com/outboxrelay/relay/sinks"
+)
+
+// Route is one compiled route. It is immutable.
+type Route struct {
+	index       int
+	sink        string
+	isKafka     bool
+	exchange    string
+	onFailure   string
+	topic, typ  *pattern.Glob
+	destination *pattern.Template
+	usesKey     bool
+}
+
+// defaultDestination is the template of a route that has none.
+const defaultDestination = "{topic}"
+
+func compileRoute(index int, settings config.Route, sinks map[string]config.Sink) (*Route, error) {
+	sink, ok := sinks[settings.Sink]
+	if !ok {
+		return nil, fmt.Errorf("sink: %q is not one of the sinks", settings.Sink)
+	}
+	route := &Route{
+		index:     index,
+		sink:      settings.Sink,
+		isKafka:   sink.Kafka != nil,
+		exchange:  settings.Exchange,
+		onFailure: settings.OnFailure,
+	}
+	if route.isKafka && route.exchange != "" {
+		return nil, errors.New("exchange: is for RabbitMQ only")
+	}
+	var err error
+	if route.topic, err = pattern.ParseGlob(settings.Match.Topic); err != nil {
+		return nil, fmt.Errorf("match.topic: %w", err)
+	}
+	if route.typ, err = pattern.ParseGlob(settings.Match.Type); err != nil {
+		return nil, fmt.Errorf("match.type: %w", err)
+	}
+	template := settings.Destination
+	if template == "" {
+		template = defaultDestination
+	}
+	if route.destination, err = pattern.ParseTemplate(template); err != nil {
+		return nil, fmt.Errorf("destination: %w", err)
+	}
+	route.usesKey = route.destination.UsesKey()
+	return route, nil
+}
+
+// Index is the route's place in the configuration, from 0.
+func (r *Route) Index() int { return r.index }
+
+// Sink is the name of the sink that the route sends to.
+func (r *Route) Sink() string { return r.sink }
+
+// Exchange is RabbitMQ's exchange; empty means the sink's own.
+func (r *Route) Exchange() string { return r.exchange }
+
+// OnFailure is the route's failure policy; empty means the general one.
+func (r *Route) OnFailure() string { return r.onFailure }
+
+// Template is the destination as it was written, {topic} by default.
+func (r *Route) Template() string { return r.destination.String() }
+
+// Matches reports whether the route takes rows of this topic and type that no
+// earlier route takes.
+func (r *Route) Matches(topic, typ string) bool {
+	return r.topic.Match(topic) && r.typ.Match(typ)
+}
+
+// TopicPattern returns an anchored regular expression of the topics that the
+// route matches. It means the same in Go and in PostgreSQL (topic ~ $1).
+func (r *Route) TopicPattern() string { return r.topic.Regexp() }
+
+// TypePattern is TopicPattern for types.
+func (r *Route) TypePattern() string { return r.typ.Regexp() }
+
+// DependsOnTopic reports whether rows of different topics may have different
+// destinations.
+func (r *Route) DependsOnTopic() bool { return r.destination.UsesTopic() }
+
+// DependsOnType reports whether rows of one topic and different types may have
+// different destinations within this route.
+func (r *Route) DependsOnType() bool { return r.destination.UsesType() }
+
+// DependsOnKey reports whether rows of one topic and type and different keys
+// may have different destinations.
+func (r *Route) DependsOnKey() bool { return r.usesKey }
+
+// Fixed returns the only destination that the route can have, when it follows
+// from the configuration alone: a literal destination, or {topic} of a match
+// without wildcards. It is what can be verified before any row is there.
+func (r *Route) Fixed() (destination string, ok bool) {
+	topic, literalTopic := r.topic.Literal()
+	typ, literalType := r.typ.Literal()
+	if r.usesKey || r.DependsOnTopic() && !literalTopic || r.DependsOnType() && !literalType {
+		return "", false
+	}
+	return r.destination.Expand(topic, typ, nil), true
+}
+
+// target expands the destination for a row. The result shares memory with the
+// topic or type it is made of.
+func (r *Route) target(topic, typ string, key []byte) (Target, error) {
+	destination := r.destination.Expand(topic, typ, key)
+	target := Target{Route: r, Destination: destination, Exchange: r.exchange}
+	err := validName(destination, r.isKafka)
+	if err == nil {
+		return target, nil
+	}
+	// A key may be somebody's name or address: it stays out of errors.
+	shown := "the destination"
+	if !r.usesKey {
+		shown = fmt.Sprintf("the destination %q", destination)
+	}
+	target.Destination = ""
+	return target, &sinks.Error{
+		Scope:     sinks.ScopeMessage,
+		Permanent: true,
+		Reason:    "invalid_destination",
+		Err:       fmt.Errorf("%s that routes[%d] makes of topic %q by its template %q %w", shown, r.index, topic, r.Template(), err),
+	}
+}
