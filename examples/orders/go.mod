@@ -1,0 +1,21 @@
+module github.com/outboxrelay/relay/examples/orders
+
+go 1.26.0
+
+replace github.com/outboxrelay/relay => ../../
+
+require (
+	github.com/jackc/pgx/v5 v5.12.0
+	github.com/outboxrelay/relay v0.0.0-00010101000000-000000000000
+)
+
+require (
+	github.com/cespare/xxhash/v2 v2.3.0 // indirect
+	github.com/jackc/pgpassfile v1.0.0 // indirect
+	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
+	github.com/jackc/puddle/v2 v2.2.3 // indirect
+	go.opentelemetry.io/otel v1.47.0 // indirect
+	go.opentelemetry.io/otel/trace v1.47.0 // indirect
+	golang.org/x/sync v0.22.0 // indirect
+	golang.org/x/text v0.41.0 // indirect
+)
