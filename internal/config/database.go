@@ -66,6 +66,17 @@ func (d Database) apply(connection *pgx.ConnConfig) error {
 			return errInvalidKeywords
 		}
 	}
+	// The rest of a password with an unescaped @ or : ends up in the host, and
+	// with it in every error of the network.
+	hosts := []string{connection.Host}
+	for _, fallback := range connection.Fallbacks {
+		hosts = append(hosts, fallback.Host)
+	}
+	for _, host := range hosts {
+		if strings.ContainsAny(host, "@? ") && !strings.HasPrefix(host, "/") {
+			return errInvalidURL
+		}
+	}
 	if d.Password != "" {
 		connection.Password = d.Password
 	}

@@ -236,25 +236,55 @@ func isKeyword(key string) bool {
 // censor replaces in message whatever it repeats of secrets and of values from
 // the environment at path or below. It is for messages that others wrote.
 func (d *document) censor(path, message string, secrets map[string]string) string {
-	var fragments []string
 	for at, secret := range secrets {
-		if below(at, path) {
-			fragments = append(fragments, fragmentsOf(secret)...)
+		if !below(at, path) {
+			continue
+		}
+		for _, fragment := range fragmentsOf(secret) {
+			if fragment != "" {
+				message = strings.ReplaceAll(message, fragment, hidden)
+			}
 		}
 	}
 	for at, from := range d.expanded {
-		if below(at, path) {
-			fragments = append(fragments, from.value)
-			fragments = append(fragments, strings.FieldsFunc(from.value, func(c rune) bool { return strings.ContainsRune(":/@?&=, ", c) })...)
+		if !below(at, path) {
+			continue
 		}
-	}
-	slices.SortFunc(fragments, func(a, b string) int { return len(b) - len(a) })
-	for _, fragment := range fragments {
-		if fragment != "" && fragment != "amqp" && fragment != "amqps" {
-			message = strings.ReplaceAll(message, fragment, hidden)
+		for _, fragment := range append([]string{from.value}, strings.FieldsFunc(from.value, isSeparator)...) {
+			message = replaceWord(message, fragment, hidden)
 		}
 	}
 	return message
+}
+
+func isSeparator(c rune) bool { return strings.ContainsRune(":/@?&=, ", c) }
+
+// replaceWord replaces word in text where it is not part of a longer word: a
+// value may be as short as a digit.
+func replaceWord(text, word, by string) string {
+	if word == "" {
+		return text
+	}
+	var out strings.Builder
+	for {
+		at := strings.Index(text, word)
+		if at < 0 {
+			out.WriteString(text)
+			return out.String()
+		}
+		end := at + len(word)
+		out.WriteString(text[:at])
+		if at > 0 && isWord(text[at-1]) && isWord(word[0]) || end < len(text) && isWord(text[end]) && isWord(word[len(word)-1]) {
+			out.WriteString(word)
+		} else {
+			out.WriteString(by)
+		}
+		text = text[end:]
+	}
+}
+
+func isWord(c byte) bool {
+	return c == '_' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c >= 0x80
 }
 
 // fragmentsOf returns the forms in which a message may repeat a secret: whole,
@@ -275,5 +305,6 @@ func fragmentsOf(secret string) []string {
 			fragments = append(fragments, decoded)
 		}
 	}
+	slices.SortFunc(fragments, func(a, b string) int { return len(b) - len(a) })
 	return fragments
 }

@@ -74,6 +74,10 @@ func Compile(routes []config.Route, sinks map[string]config.Sink) (*Table, error
 // must not be changed.
 func (t *Table) Routes() []*Route { return t.routes }
 
+// DependsOnType reports whether rows of one topic may go to different places
+// because of their types.
+func (t *Table) DependsOnType() bool { return t.usesType }
+
 // Resolve returns where a row goes: the first route that matches decides. The
 // key is nil for SQL's null.
 //
