@@ -1,0 +1,175 @@
+package rabbitmq
+
+import (
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/outboxrelay/relay/sinks"
+)
+
+// Limits of AMQP 0-9-1. A violation closes the whole connection, with every
+// message in flight on it, so messages are measured before they are sent.
+const (
+	// shortString is the size in bytes of names, routing keys and properties
+	// at most.
+	shortString = 255
+	// frameOverhead is what surrounds a frame's payload.
+	frameOverhead = 8
+	// headerFixed is a content header's payload without its properties: class,
+	// weight, body size, property flags.
+	headerFixed = 2 + 2 + 8 + 2
+	// defaultFrameMax is RabbitMQ's frame_max and what this client asks for.
+	defaultFrameMax = 131072
+)
+
+// The headers that this sink writes. They win over a user's header of the same
+// name.
+const (
+	headerKey      = "message-key"
+	headerSequence = "message-sequence"
+	headerReplayed = "message-replayed"
+
+	headerEventID   = "id"
+	headerEventType = "eventType"
+
+	cloudEvents = "cloudEvents_"
+)
+
+// encoder turns messages into publishings. It is not for concurrent use.
+type encoder struct {
+	envelope   sinks.Envelope
+	persistent bool
+	// headers is used anew for each message: amqp091 has written it to the
+	// connection's buffer when PublishWithDeferredConfirm returns.
+	headers amqp.Table
+}
+
+// publishing returns m as it goes over the wire; it is valid until the next
+// call.
+//
+// The properties message_id, type, content_type and timestamp (whole seconds)
+// are set in every style: they are where RabbitMQ's tools and client libraries
+// look. message-sequence is a 64-bit integer, the one thing that is not text:
+// AMQP's tables are typed and every client reads it as its own integer type
+// (on Kafka, whose headers are bytes, it is decimal text).
+func (e *encoder) publishing(m *sinks.Message) amqp.Publishing {
+	if e.headers == nil {
+		e.headers = make(amqp.Table, 16)
+	}
+	clear(e.headers)
+	for _, header := range m.Headers {
+		e.headers[header.Name] = header.Value
+	}
+	id := messageID(m.ID)
+	if m.Key != nil {
+		e.headers[headerKey] = string(m.Key)
+	}
+	if m.Replayed {
+		e.headers[headerReplayed] = "true"
+	}
+	switch e.envelope.Style {
+	case sinks.StyleCloudEvents:
+		e.headers[cloudEvents+"specversion"] = "1.0"
+		e.headers[cloudEvents+"id"] = id
+		e.headers[cloudEvents+"source"] = e.envelope.Source
+		e.headers[cloudEvents+"type"] = m.Type
+		e.headers[cloudEvents+"time"] = m.CreatedAt.UTC().Format(time.RFC3339Nano)
+		if m.Key != nil {
+			e.headers[cloudEvents+"subject"] = string(m.Key)
+		}
+	case sinks.StyleDebezium:
+		e.headers[headerEventID] = id
+		e.headers[headerEventType] = m.Type
+	default:
+		e.headers[headerSequence] = m.Sequence
+	}
+	publishing := amqp.Publishing{
+		Headers:      e.headers,
+		ContentType:  m.ContentType,
+		DeliveryMode: amqp.Transient,
+		MessageId:    id,
+		Timestamp:    m.CreatedAt,
+		Type:         m.Type,
+		Body:         m.Payload,
+	}
+	if e.persistent {
+		publishing.DeliveryMode = amqp.Persistent
+	}
+	return publishing
+}
+
+// headerFrame returns the size in bytes of the content header's frame.
+func headerFrame(p *amqp.Publishing) int {
+	size := frameOverhead + headerFixed + 1 // delivery mode
+	for _, text := range [...]string{p.ContentType, p.MessageId, p.Type} {
+		if text != "" {
+			size += 1 + len(text)
+		}
+	}
+	if !p.Timestamp.IsZero() {
+		size += 8
+	}
+	if len(p.Headers) > 0 {
+		size += 4
+	}
+	for name, value := range p.Headers {
+		size += 1 + len(name) + 1
+		if text, ok := value.(string); ok {
+			size += 4 + len(text)
+		} else {
+			size += 8
+		}
+	}
+	return size
+}
+
+// check reports what AMQP cannot carry, or nil.
+func check(exchange string, m *sinks.Message) error {
+	if len(exchange) > shortString {
+		return refused("invalid", fmt.Errorf("exchange %.40q…: the name has %d bytes, AMQP allows %d", exchange, len(exchange), shortString))
+	}
+	for _, field := range [...]struct{ name, value string }{
+		{"routing key", m.Destination}, {"type", m.Type}, {"content type", m.ContentType},
+	} {
+		if len(field.value) > shortString {
+			return refused("too_long", fmt.Errorf("message %s: its %s has %d bytes, AMQP allows %d", messageID(m.ID), field.name, len(field.value), shortString))
+		}
+	}
+	for _, header := range m.Headers {
+		if len(header.Name) > shortString {
+			return refused("too_long", fmt.Errorf("message %s: the header name %.40q… has %d bytes, AMQP allows %d", messageID(m.ID), header.Name, len(header.Name), shortString))
+		}
+	}
+	return nil
+}
+
+// checkFrame reports headers that do not fit into one frame, or nil.
+func checkFrame(m *sinks.Message, p *amqp.Publishing, frameMax int) error {
+	if size := headerFrame(p); frameMax > 0 && size > frameMax {
+		return refused("headers_too_large", fmt.Errorf("message %s: its %d headers and properties take %d bytes, the broker's frame_max allows %d", messageID(m.ID), len(m.Headers), size, frameMax))
+	}
+	return nil
+}
+
+// refused is a message that can never be sent.
+func refused(reason string, err error) error {
+	return &sinks.Error{Scope: sinks.ScopeMessage, Permanent: true, Reason: reason, Err: err}
+}
+
+// messageID is the text form of a UUID.
+func messageID(id [16]byte) string {
+	var text [36]byte
+	hex.Encode(text[0:8], id[0:4])
+	text[8] = '-'
+	hex.Encode(text[9:13], id[4:6])
+	text[13] = '-'
+	hex.Encode(text[14:18], id[6:8])
+	text[18] = '-'
+	hex.Encode(text[19:23], id[8:10])
+	text[23] = '-'
+	hex.Encode(text[24:36], id[10:16])
+	return string(text[:])
+}
