@@ -1,0 +1,36 @@
+# Outbox Relay. `make` alone lists what there is to make.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+SINK    ?= kafka
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## Get the servers that the tests and the demo run (PostgreSQL, Kafka, RabbitMQ, PgBouncer)
+	@cd e2e && go run ./cmd/deps
+
+.PHONY: build
+build: ## Build bin/relay, one static binary
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)" -o bin/relay ./cmd/relay
+
+.PHONY: test
+test: deps ## Run every test, against real servers
+	@./tools/test
+
+.PHONY: lint
+lint: ## Run the linters over every module
+	@./tools/lint
+
+.PHONY: demo
+demo: deps ## Watch two relays being killed and losing nothing (SINK=kafka or SINK=rabbitmq)
+	@cd e2e && go run ./cmd/demo --sink $(SINK)
+
+.PHONY: bench
+bench: deps ## Measure the relay's speed on this machine
+	@cd bench && go run .

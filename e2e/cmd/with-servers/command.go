@@ -1,0 +1,71 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+)
+
+// notRun is the exit code when the command could not be started, as shells have it.
+const notRun = 127
+
+// runCommand runs the command with the variables added to the environment,
+// passes it the signals, and returns its exit code.
+func runCommand(args, variables []string, signals <-chan os.Signal) (int, error) {
+	command := exec.Command(args[0], args[1:]...)
+	command.Env = append(os.Environ(), variables...)
+	command.Stdin, command.Stdout, command.Stderr = os.Stdin, os.Stdout, os.Stderr
+	// At a terminal the command stays in the group that may read from it and
+	// that the terminal itself sends SIGINT to. Elsewhere it gets a group of
+	// its own, so that what it started can be ended with it.
+	terminal := isTerminal(os.Stdin)
+	if !terminal {
+		command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	}
+	if err := command.Start(); err != nil {
+		return notRun, fmt.Errorf("starting %s: %w", args[0], err)
+	}
+	pid := command.Process.Pid
+	ended := make(chan error, 1)
+	go func() { ended <- command.Wait() }()
+	for {
+		select {
+		case sig := <-signals:
+			number, ok := sig.(syscall.Signal)
+			switch {
+			case !ok, terminal && number == syscall.SIGINT:
+			case terminal:
+				_ = command.Process.Signal(number)
+			default:
+				_ = syscall.Kill(-pid, number)
+			}
+		case err := <-ended:
+			if !terminal {
+				_ = syscall.Kill(-pid, syscall.SIGKILL)
+			}
+			return exitCode(err)
+		}
+	}
+}
+
+// exitCode is the command's, or 128 and the signal's number as shells have it.
+func exitCode(err error) (int, error) {
+	if err == nil {
+		return 0, nil
+	}
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	if !ok {
+		return 1, err
+	}
+	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return 128 + int(status.Signal()), fmt.Errorf("the command ended by the signal %v", status.Signal())
+	}
+	return exit.ExitCode(), nil
+}
+
+func isTerminal(file *os.File) bool {
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && info.Name() != "null"
+}

@@ -1,0 +1,108 @@
+package servers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+)
+
+// client returns a client of the plaintext listener, and what closes it.
+func (k *Kafka) client() (*kafka.Client, func()) {
+	// Each use asks anew, as topics come and go.
+	transport := &kafka.Transport{MetadataTTL: 50 * time.Millisecond, DialTimeout: 2 * time.Second}
+	client := &kafka.Client{Addr: kafka.TCP(k.Brokers()...), Timeout: 10 * time.Second, Transport: transport}
+	return client, transport.CloseIdleConnections
+}
+
+// probe succeeds when the broker answers and counts itself as alive.
+func (k *Kafka) probe(ctx context.Context) error {
+	client, done := k.client()
+	defer done()
+	metadata, err := client.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{}})
+	if err != nil {
+		return err
+	}
+	if len(metadata.Brokers) == 0 {
+		return errors.New("no broker is alive yet")
+	}
+	return nil
+}
+
+// CreateTopic creates a topic and returns when all its partitions have leaders.
+func (k *Kafka) CreateTopic(ctx context.Context, name string, partitions int, configs map[string]string) error {
+	client, done := k.client()
+	defer done()
+	topic := kafka.TopicConfig{Topic: name, NumPartitions: partitions, ReplicationFactor: 1}
+	for key, value := range configs {
+		topic.ConfigEntries = append(topic.ConfigEntries, kafka.ConfigEntry{ConfigName: key, ConfigValue: value})
+	}
+	response, err := client.CreateTopics(ctx, &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{topic}})
+	if err == nil {
+		err = response.Errors[name]
+	}
+	if err != nil {
+		return fmt.Errorf("creating Kafka topic %q: %w", name, err)
+	}
+	return k.await(ctx, name, func(topic kafka.Topic) error {
+		if topic.Error != nil {
+			return topic.Error
+		}
+		if len(topic.Partitions) != partitions {
+			return fmt.Errorf("%d of %d partitions", len(topic.Partitions), partitions)
+		}
+		for _, partition := range topic.Partitions {
+			if partition.Error != nil {
+				return partition.Error
+			}
+		}
+		return nil
+	})
+}
+
+// DeleteTopic deletes a topic and returns when it is gone from the metadata.
+func (k *Kafka) DeleteTopic(ctx context.Context, name string) error {
+	client, done := k.client()
+	defer done()
+	response, err := client.DeleteTopics(ctx, &kafka.DeleteTopicsRequest{Topics: []string{name}})
+	if err == nil {
+		err = response.Errors[name]
+	}
+	if err != nil {
+		return fmt.Errorf("deleting Kafka topic %q: %w", name, err)
+	}
+	return k.await(ctx, name, func(topic kafka.Topic) error {
+		if errors.Is(topic.Error, kafka.UnknownTopicOrPartition) {
+			return nil
+		}
+		return errors.New("it is still there")
+	})
+}
+
+// await polls the topic's metadata until check accepts it.
+func (k *Kafka) await(ctx context.Context, name string, check func(kafka.Topic) error) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	client, done := k.client()
+	defer done()
+	for {
+		metadata, err := client.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{name}})
+		if err == nil {
+			for _, topic := range metadata.Topics {
+				if topic.Name == name {
+					err = check(topic)
+				}
+			}
+			if err == nil {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("awaiting Kafka topic %q: %w", name, err)
+		case <-time.After(pollInterval):
+		}
+	}
+}
