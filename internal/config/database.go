@@ -94,7 +94,7 @@ func (d Database) apply(connection *pgx.ConnConfig) error {
 
 var (
 	errInvalidURL      = errors.New("is not a valid postgres:// URL; characters such as @ : / ? # % in the password must be percent-encoded, or use database.password")
-	errInvalidKeywords = errors.New("is not a valid connection string; expected postgres://user@host:port/database, or key=value pairs with values in '…' where they have spaces")
+	errInvalidKeywords = errors.New("is malformed; expected postgres://user@host:port/database, or key=value pairs with values in '…' where they have spaces")
 )
 
 // checkURL refuses what pgx would take for keywords and values.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,8 +22,11 @@ type document struct {
 	secret map[string]bool
 	// expanded holds the paths whose values come from the environment.
 	expanded map[string]expansion
-	errors   Errors
-	syntax   Errors
+	// opaque holds the paths whose value is no mapping or list where one is
+	// expected: nothing inside them can be judged.
+	opaque []string
+	errors Errors
+	syntax Errors
 }
 
 type expansion struct {
@@ -32,10 +34,18 @@ type expansion struct {
 	value     string
 }
 
+// reference names the variables of an expansion.
+func (e expansion) reference() string { return "${" + strings.Join(e.variables, "}, ${") + "}" }
+
 // errorf records a mistake at path, at most one for each path and nothing for
 // a path below which something is wrong already: what else is wrong there is
 // likely to follow from it.
 func (d *document) errorf(path, format string, arguments ...any) {
+	for _, outer := range d.opaque {
+		if outer == "" || below(path, outer) {
+			return
+		}
+	}
 	for _, known := range d.errors {
 		if below(known.Path, path) {
 			return
@@ -63,7 +73,7 @@ func below(path, ancestor string) bool {
 // show returns the value at path as an error may show it.
 func (d *document) show(path, value string) string {
 	if from, ok := d.expanded[path]; ok {
-		return "the value of ${" + strings.Join(from.variables, "}, ${") + "}"
+		return "the value of " + from.reference()
 	}
 	if d.secret[path] {
 		return "the value"
@@ -223,9 +233,8 @@ func (d *document) decodeSlice(path string, node *yaml.Node, target reflect.Valu
 	}
 }
 
-// scalar returns the text of a scalar with its variables expanded, and its
-// type: the one of the result when a plain scalar was expanded, !!str when a
-// quoted one was.
+// scalar returns the text of a scalar with its variables expanded, and the type
+// of the result.
 func (d *document) scalar(path string, node *yaml.Node) (text, tag string, ok bool) {
 	tag = node.ShortTag()
 	if !strings.Contains(node.Value, "${") {
@@ -239,11 +248,9 @@ func (d *document) scalar(path string, node *yaml.Node) (text, tag string, ok bo
 	if len(variables) > 0 {
 		d.expanded[path] = expansion{variables, text}
 	}
-	const quoted = yaml.DoubleQuotedStyle | yaml.SingleQuotedStyle | yaml.LiteralStyle | yaml.FoldedStyle | yaml.TaggedStyle
-	if node.Style&quoted == 0 {
-		tag = (&yaml.Node{Kind: yaml.ScalarNode, Value: text}).ShortTag()
-	}
-	return text, tag, true
+	// Inside {…} YAML wants quotes around ${…}, so that quotes say nothing
+	// about the type here: a string is what a string is wanted for.
+	return text, (&yaml.Node{Kind: yaml.ScalarNode, Value: text}).ShortTag(), true
 }
 
 func (d *document) decodeScalar(path string, node *yaml.Node, target reflect.Value) {
@@ -260,7 +267,7 @@ func (d *document) decodeScalar(path string, node *yaml.Node, target reflect.Val
 	}
 	if target.Kind() == reflect.String {
 		switch {
-		case tag == "!!str" || tag == "!!timestamp" || text != node.Value:
+		case tag == "!!str" || tag == "!!timestamp" || strings.Contains(node.Value, "${"):
 			target.SetString(text)
 		case tag != "!!null":
 			d.errorf(path, "expected a string, found %s; put it in quotes", describe(tag))
@@ -327,6 +334,7 @@ func (d *document) wrongType(path string, node *yaml.Node, expected string) {
 		found += " (" + d.show(path, node.Value) + ")"
 	}
 	d.errorf(path, "expected %s, found %s", expected, found)
+	d.opaque = append(d.opaque, path)
 }
 
 func describe(tag string) string {
@@ -399,11 +407,11 @@ func editDistance(a, b string) int {
 	return row[len(b)]
 }
 
-// oneOf lists words for an error.
-func oneOf(words []string) string {
-	if len(words) < 2 {
+// enumerate lists words for an error.
+func enumerate(words []string) string {
+	last := len(words) - 1
+	if last < 1 {
 		return strings.Join(words, "")
 	}
-	last := len(words) - 1
-	return strings.Join(slices.Clone(words[:last]), ", ") + " or " + words[last]
+	return strings.Join(words[:last], ", ") + " or " + words[last]
 }

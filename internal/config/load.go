@@ -65,7 +65,7 @@ func (d *document) parse(data []byte) *yaml.Node {
 	var root, next yaml.Node
 	if err := decoder.Decode(&root); err != nil {
 		if !errors.Is(err, io.EOF) {
-			d.syntaxError(err)
+			d.syntaxError(err, data)
 		}
 		return nil
 	}
@@ -83,15 +83,22 @@ func (d *document) parse(data []byte) *yaml.Node {
 	return root.Content[0]
 }
 
-func (d *document) syntaxError(err error) {
+func (d *document) syntaxError(err error, data []byte) {
 	line, message := syntaxLine(err)
+	if strings.Contains(message, "did not find expected ','") && bytes.Contains(data, []byte("${")) {
+		message += "; inside {…} and […] a value with ${…} must be in quotes"
+	}
 	// This one quotes the file, and *… in the place of a password is the
-	// likeliest way to get there.
-	if strings.Contains(message, "unknown anchor") {
+	// likeliest way to get there. It has no line.
+	if match := unknownAnchor.FindStringSubmatch(message); match != nil {
+		before, _, _ := bytes.Cut(data, []byte("*"+match[1]))
+		line = 1 + bytes.Count(before, []byte("\n"))
 		message = "a value begins with * and names an anchor that does not exist; put the value in quotes"
 	}
 	d.syntax = Errors{{File: d.name, Line: line, Message: "not valid YAML: " + message}}
 }
+
+var unknownAnchor = regexp.MustCompile(`^unknown anchor '(.*)' referenced`)
 
 var syntaxErrorLine = regexp.MustCompile(`^line (\d+): `)
 

@@ -36,8 +36,8 @@ func (d *document) readSecrets(path string, target reflect.Value, files map[stri
 		text, err := readSecret(file.String())
 		if err != nil {
 			shown := file.String()
-			if _, ok := d.expanded[filePath]; ok {
-				shown = "the file named by " + d.show(filePath, "")
+			if from, ok := d.expanded[filePath]; ok {
+				shown = "the file named by " + from.reference()
 			}
 			d.errorf(filePath, "%s: %v", shown, err)
 			return

@@ -198,23 +198,25 @@ func (d *document) failed(path string) bool {
 	return slices.ContainsFunc(d.errors, func(e *Error) bool { return below(e.Path, path) || below(e.Path, path+twinSuffix) })
 }
 
-func (d *document) oneOf(path, value string, allowed ...string) {
-	if !slices.Contains(allowed, value) {
-		hint := ""
-		if near := nearest(value, allowed); near != "" {
-			hint = fmt.Sprintf(" (did you mean %s?)", near)
-		}
-		if _, ok := d.expanded[path]; ok {
-			hint = ""
-		}
-		d.errorf(path, "%s is not allowed; it must be %s%s", d.show(path, value), oneOf(allowed), hint)
-		return
+func (d *document) oneOf(path, value string, known ...string) {
+	key := lastKey(path)
+	available := slices.DeleteFunc(slices.Clone(known), func(word string) bool { return notYet(key, word) != "" })
+	if remedy := notYet(key, value); remedy != "" {
+		d.errorf(path, "%s is not available in this version; %s", value, remedy)
+	} else if !slices.Contains(known, value) {
+		d.errorf(path, "%s is not allowed; it must be %s", d.show(path, value), enumerate(available))
 	}
+}
+
+// notYet returns the remedy for a value that this version does not do, "" for
+// others.
+func notYet(key, value string) string {
 	for _, entry := range unavailable {
-		if entry.key == lastKey(path) && entry.value == value {
-			d.errorf(path, "%s is not available in this version; %s", value, entry.remedy)
+		if entry.key == key && entry.value == value {
+			return entry.remedy
 		}
 	}
+	return ""
 }
 
 func (d *document) integer(path string, value, least, most int) {
