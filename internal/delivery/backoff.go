@@ -1,0 +1,23 @@
+package delivery
+
+import (
+	"math"
+	"math/rand/v2"
+	"time"
+)
+
+// Backoff is the pause before an attempt is repeated.
+type Backoff struct {
+	Initial, Max time.Duration
+	Multiplier   float64
+	// Jitter is the share by which a pause is longer or shorter at random.
+	Jitter float64
+}
+
+// pause returns how long to wait after so many failures in a row, from 1.
+func (b Backoff) pause(failures int) time.Duration {
+	pause := float64(b.Initial) * math.Pow(b.Multiplier, float64(max(failures-1, 0)))
+	pause = min(pause, float64(b.Max)) // also where Pow gave infinity
+	pause *= 1 + b.Jitter*(2*rand.Float64()-1)
+	return time.Duration(max(pause, 0))
+}

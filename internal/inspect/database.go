@@ -1,0 +1,275 @@
+package inspect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxrelay/relay/internal/config"
+	"github.com/outboxrelay/relay/internal/source"
+	"github.com/outboxrelay/relay/migrations"
+)
+
+// notifyWait is how long a notification may take to arrive.
+const notifyWait = 2 * time.Second
+
+// The statements of this file.
+const (
+	serverSQL = `SELECT current_setting('server_version'), current_setting('transaction_read_only') = 'on' OR pg_is_in_recovery(), current_user`
+
+	columnsSQL = `SELECT a.attname, format_type(a.atttypid, NULL)
+FROM pg_attribute a WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped`
+
+	indexesSQL = `SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE i.indrelid = to_regclass($1) AND i.indisvalid AND i.indisready`
+
+	grantsSQL = `SELECT
+    has_schema_privilege($1, 'USAGE'),
+    has_table_privilege(to_regclass($2), 'SELECT'),
+    has_table_privilege(to_regclass($2), 'UPDATE') OR has_column_privilege(to_regclass($2), 'published_at', 'UPDATE'),
+    has_table_privilege(to_regclass($2), 'DELETE'),
+    has_function_privilege('pg_logical_emit_message(boolean, text, text)', 'EXECUTE'),
+    row_security_active(to_regclass($2))`
+
+	schemaSQL = `SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)`
+)
+
+// columnTypes are the columns that the relay reads, and the types that it
+// understands.
+var columnTypes = []struct {
+	name  string
+	types []string
+}{
+	{"id", []string{"bigint"}},
+	{"message_id", []string{"uuid"}},
+	{"topic", []string{"text"}},
+	{"key", []string{"text"}},
+	{"type", []string{"text"}},
+	{"payload", []string{"bytea"}},
+	{"content_type", []string{"text"}},
+	{"headers", []string{"jsonb"}},
+	{"available_at", []string{"timestamp with time zone"}},
+	{"created_at", []string{"timestamp with time zone"}},
+	{"published_at", []string{"timestamp with time zone"}},
+}
+
+// Database inspects the server, the table, the grants and, when it is used,
+// the way of notifications. It also returns an open connection where it could
+// make one, which the caller closes; nil otherwise.
+func Database(ctx context.Context, c *config.Config) ([]Finding, *pgx.Conn) {
+	d := &database{config: c, name: pgx.Identifier{c.Outbox.Schema, c.Outbox.Table}.Sanitize()}
+	conn := d.connect(ctx)
+	if conn == nil {
+		return d.findings, nil
+	}
+	d.conn = conn
+	if d.server(ctx) && d.table(ctx) {
+		d.migrations(ctx)
+		d.grants(ctx)
+		if c.Outbox.Notify {
+			d.notify(ctx)
+		}
+	}
+	return d.findings, conn
+}
+
+type database struct {
+	config   *config.Config
+	name     string
+	conn     *pgx.Conn
+	findings []Finding
+}
+
+func (d *database) add(level Level, subject, message, remedy string) {
+	d.findings = append(d.findings, Finding{level, subject, message, remedy})
+}
+
+// fail adds what an error of the database means.
+func (d *database) fail(subject string, err error) {
+	d.add(Error, subject, err.Error(), source.Explain(err).Remedy)
+}
+
+func (d *database) connect(ctx context.Context) *pgx.Conn {
+	pool, err := d.config.Database.PoolConfig()
+	if err != nil {
+		d.add(Error, "database", err.Error(), "correct database.url")
+		return nil
+	}
+	conn, err := pgx.ConnectConfig(ctx, pool.ConnConfig)
+	if err != nil {
+		d.fail("database", err)
+		return nil
+	}
+	if err := source.CheckVersion(ctx, conn); err != nil {
+		d.fail("database", err)
+	}
+	return conn
+}
+
+func (d *database) server(ctx context.Context) bool {
+	var version, user string
+	var readOnly bool
+	if err := d.conn.QueryRow(ctx, serverSQL).Scan(&version, &readOnly, &user); err != nil {
+		d.fail("database", err)
+		return false
+	}
+	if readOnly {
+		d.add(Error, "database", "the server is a standby or read-only", "point database.url at the primary, or name all hosts and add target_session_attrs=read-write")
+		return false
+	}
+	d.add(OK, "database", fmt.Sprintf("PostgreSQL %s, connected as %s", version, user), "")
+	return true
+}
+
+func (d *database) table(ctx context.Context) bool {
+	subject := "table " + d.name
+	var schemaExists bool
+	if err := d.conn.QueryRow(ctx, schemaSQL, d.config.Outbox.Schema).Scan(&schemaExists); err != nil {
+		d.fail(subject, err)
+		return false
+	}
+	rows, err := d.conn.Query(ctx, columnsSQL, d.name)
+	if err != nil {
+		d.fail(subject, err)
+		return false
+	}
+	found := map[string]string{}
+	var name, kind string
+	if _, err := pgx.ForEachRow(rows, []any{&name, &kind}, func() error { found[name] = kind; return nil }); err != nil {
+		d.fail(subject, err)
+		return false
+	}
+	if len(found) == 0 {
+		message := "the table does not exist"
+		if !schemaExists {
+			message = fmt.Sprintf("the schema %q does not exist", d.config.Outbox.Schema)
+		}
+		d.add(Error, subject, message, "run `relay migrate`, or correct outbox.schema and outbox.table")
+		return false
+	}
+	complete := true
+	for _, column := range columnTypes {
+		kind, ok := found[column.name]
+		switch {
+		case !ok:
+			complete = false
+			d.add(Error, subject, fmt.Sprintf("column %s is missing", column.name), "run `relay migrate`, or add the column as docs/writing.md has it")
+		case !slices.Contains(column.types, kind):
+			complete = false
+			d.add(Error, subject, fmt.Sprintf("column %s is %s, not %s", column.name, kind, strings.Join(column.types, " or ")), "change the column's type")
+		}
+	}
+	if complete {
+		d.add(OK, subject, "has all columns", "")
+		d.indexes(ctx, subject)
+	}
+	return complete
+}
+
+func (d *database) indexes(ctx context.Context, subject string) {
+	rows, err := d.conn.Query(ctx, indexesSQL, d.name)
+	if err != nil {
+		d.fail(subject, err)
+		return
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		d.fail(subject, err)
+		return
+	}
+	for _, suffix := range []string{"_pending_idx", "_delayed_idx"} {
+		if index := d.config.Outbox.Table + suffix; !slices.Contains(names, index) {
+			d.add(Warning, subject, fmt.Sprintf("index %s is missing or invalid: claims read the whole table", index),
+				"create it as `relay migrate --print` has it")
+		}
+	}
+}
+
+func (d *database) migrations(ctx context.Context) {
+	target := migrations.Target{Schema: d.config.Outbox.Schema, Table: d.config.Outbox.Table}
+	pending, err := target.Pending(ctx, d.conn)
+	if err != nil {
+		// A relay's role need not read the table of migrations.
+		d.add(Warning, "migrations", "cannot tell whether any is pending: "+err.Error(), "run `relay migrate --dry-run` as the table's owner, or GRANT SELECT on it")
+		return
+	}
+	for _, m := range pending {
+		d.add(Error, "migrations", fmt.Sprintf("migration %d (%s) is pending", m.Version, m.Name), "run `relay migrate`")
+	}
+	if len(pending) == 0 {
+		d.add(OK, "migrations", "all are applied", "")
+	}
+}
+
+func (d *database) grants(ctx context.Context) {
+	subject := "grants on " + d.name
+	var usage, selects, updates, deletes, emits, rowSecurity bool
+	err := d.conn.QueryRow(ctx, grantsSQL, d.config.Outbox.Schema, d.name).
+		Scan(&usage, &selects, &updates, &deletes, &emits, &rowSecurity)
+	if err != nil {
+		d.fail(subject, err)
+		return
+	}
+	role := pgx.Identifier{d.conn.Config().User}.Sanitize()
+	before := len(d.findings)
+	missing := func(has bool, privilege, object string) {
+		if !has {
+			d.add(Error, subject, "missing: "+privilege, fmt.Sprintf("GRANT %s ON %s TO %s", privilege, object, role))
+		}
+	}
+	missing(usage, "USAGE", "SCHEMA "+pgx.Identifier{d.config.Outbox.Schema}.Sanitize())
+	missing(selects, "SELECT", d.name)
+	missing(updates, "UPDATE (published_at)", d.name)
+	if d.config.Outbox.OnPublished == string(source.Delete) || d.config.Outbox.Retention > 0 {
+		missing(deletes, "DELETE", d.name)
+	}
+	missing(emits, "EXECUTE", "FUNCTION pg_logical_emit_message(boolean, text, text)")
+	if rowSecurity {
+		d.add(Warning, subject, "row level security hides rows from this role: hidden rows are never published", fmt.Sprintf("ALTER ROLE %s BYPASSRLS, or add a policy that lets it see all rows", role))
+	}
+	if len(d.findings) == before {
+		d.add(OK, subject, "sufficient", "")
+	}
+}
+
+// notify sends a notification to itself: a transaction pooler accepts LISTEN
+// and delivers nothing.
+func (d *database) notify(ctx context.Context) {
+	const subject = "notifications"
+	remedy := "behind a transaction pooler set database.direct_url, or outbox.notify: false; polling works all the same"
+	settings, err := d.config.Database.DirectConfig()
+	if err != nil {
+		d.add(Error, subject, err.Error(), "correct database.direct_url")
+		return
+	}
+	conn, err := pgx.ConnectConfig(ctx, settings)
+	if err != nil {
+		d.add(Error, subject, "database.direct_url: "+err.Error(), source.Explain(err).Remedy)
+		return
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	channel := fmt.Sprintf("outbox_relay_check_%d", conn.PgConn().PID())
+	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
+		d.add(Warning, subject, err.Error(), remedy)
+		return
+	}
+	if _, err := d.conn.Exec(ctx, "NOTIFY "+channel); err != nil {
+		d.add(Warning, subject, err.Error(), remedy)
+		return
+	}
+	waiting, cancel := context.WithTimeout(ctx, notifyWait)
+	defer cancel()
+	switch _, err := conn.WaitForNotification(waiting); {
+	case err == nil:
+		d.add(OK, subject, "arrive", "")
+	case errors.Is(err, context.DeadlineExceeded):
+		d.add(Warning, subject, "do not arrive", remedy)
+	default:
+		d.add(Warning, subject, err.Error(), remedy)
+	}
+}

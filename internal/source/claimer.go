@@ -1,0 +1,278 @@
+// Package source takes pending rows out of the outbox table for the delivery
+// loop, and settles them when the broker has acknowledged them.
+//
+// The Claimer does it by polling. Each claim is one short transaction: it locks
+// some virtual shards of the key space (advisory locks of the transaction, which
+// vanish with it), reads their pending rows in id order and locks them too,
+// hands them out, marks those that were published, and commits. Any number of
+// Claimers, in any number of processes, share one table without knowing of each
+// other. What has to hold, and why, is in docs/design.md.
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Ordering is which rows keep their order.
+type Ordering string
+
+// The orderings of outbox.ordering.
+const (
+	OrderKey   Ordering = "key"
+	OrderNone  Ordering = "none"
+	OrderTotal Ordering = "total"
+)
+
+// OnPublished is what becomes of a row that was published.
+type OnPublished string
+
+// The values of outbox.on_published that polling knows.
+const (
+	Mark   OnPublished = "mark"
+	Delete OnPublished = "delete"
+)
+
+const (
+	// shardsPerClaim is how many shards a claim locks at most: a quarter, so
+	// that four workers, of one relay or of several, find work side by side.
+	shardsPerClaim = Shards / 4
+	// claimBytes bounds a claim's payloads and headers, so that a batch of
+	// large messages does not take the relay's memory. One row may exceed it.
+	claimBytes = 8 << 20
+	// holdMargin is how long the server waits for the relay beyond
+	// publish_timeout before it ends the session.
+	holdMargin = 5 * time.Second
+	// rollbackTimeout bounds giving up a claim; past it the connection is
+	// closed, which the server treats alike.
+	rollbackTimeout = 2 * time.Second
+)
+
+// Options say which table a Claimer reads and how.
+type Options struct {
+	Schema, Table string
+	Ordering      Ordering
+	OnPublished   OnPublished
+	// BatchSize is the number of rows in a claim at most.
+	BatchSize int
+	// PublishTimeout is how long the caller may take between Claim and Settle.
+	// Some seconds later the server ends the session and frees the locks.
+	PublishTimeout time.Duration
+}
+
+// Claimer claims batches of pending rows. Claim is for one goroutine; the
+// batches may be settled from others.
+type Claimer struct {
+	pool       *pgxpool.Pool
+	options    Options
+	statements statements
+	lockClass  string
+	settle     string
+	unexcluded claimStatements
+	floors     floors
+	floorsLock sync.Mutex
+	// around is set while somebody else holds locks on pending rows.
+	around  bool
+	batches sync.Pool
+	decoder decoder
+}
+
+// NewClaimer returns a Claimer on the pool. Each batch under way holds one of
+// the pool's connections, and the flush barrier needs one more at times.
+func NewClaimer(pool *pgxpool.Pool, options Options) *Claimer {
+	s := newStatements(options.Schema, options.Table)
+	c := &Claimer{
+		pool:       pool,
+		options:    options,
+		statements: s,
+		// The class tells the shards of one table from those of another.
+		lockClass:  strconv.Itoa(int(int32(crc32.ChecksumIEEE([]byte("outbox-relay:" + s.outbox))))), //nolint:gosec // the bits matter, not the sign
+		settle:     s.expand(markSQL, "", ""),
+		unexcluded: s.claim(options.Ordering, func(int) string { return "" }),
+		decoder:    newDecoder(),
+	}
+	if options.OnPublished == Delete {
+		c.settle = s.expand(deleteSQL, "", "")
+	}
+	c.batches.New = func() any { return new(rowBatch) }
+	return c
+}
+
+// Claim returns the next batch of pending rows that exclude does not hold back,
+// or nil when there is none. Within a topic and key a batch holds a prefix of
+// the pending rows, in ascending id, and until it is settled or released no
+// other Claimer gets rows of its keys (ordering none: no other rows of it).
+// All of its rows are committed and flushed to disk.
+func (c *Claimer) Claim(ctx context.Context, exclude Exclusion) (Batch, error) {
+	// The server bounds each statement alike; this is for a connection that
+	// swallows everything.
+	ctx, cancel := context.WithTimeout(ctx, c.holdTimeout())
+	defer cancel()
+	conn, err := c.pool.Acquire(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the database: %w", err)
+	}
+	batch, err := c.claim(ctx, conn, exclude)
+	if batch == nil {
+		release(conn)
+		return nil, err
+	}
+	return batch, nil
+}
+
+func (c *Claimer) holdTimeout() time.Duration { return c.options.PublishTimeout + holdMargin }
+
+// claim leaves conn to the batch that it returns, and to its caller otherwise.
+func (c *Claimer) claim(ctx context.Context, conn *pgxpool.Conn, exclude Exclusion) (*rowBatch, error) {
+	sql, excluded := c.unexcluded, exclude.parameters()
+	if len(excluded) > 0 {
+		sql = c.statements.claim(c.options.Ordering, exclude.sql)
+	}
+	start := time.Now()
+	c.floorsLock.Lock()
+	floors, full := [Shards]int64{}, true
+	if f := c.floors.begin(start, exclude.Version); f != nil {
+		floors, full = *f, false
+	}
+	c.floorsLock.Unlock()
+
+	shards, err := c.lockShards(ctx, conn.Conn().PgConn(), sql.lock, floors, excluded)
+	if full && err == nil {
+		c.floorsLock.Lock()
+		c.floors.looked(time.Now(), time.Since(start))
+		c.floorsLock.Unlock()
+	}
+	if err != nil || len(shards) == 0 || (c.options.Ordering == OrderTotal && len(shards) < Shards) {
+		return nil, err
+	}
+	read := sql.read
+	if c.around {
+		read = sql.readAround
+	}
+	batch := c.batches.Get().(*rowBatch)
+	batch.claimer, batch.conn = c, conn
+	err = c.read(ctx, batch, read, shards, floors, excluded)
+	if err != nil || len(batch.messages) == 0 {
+		batch.recycle()
+		if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "55P03" { // lock_not_available
+			c.around = true
+			return nil, errRowLocked
+		}
+		return nil, err
+	}
+	return batch, nil
+}
+
+// errRowLocked says that a claim met a row that somebody else has locked, and
+// that the next one will work around it.
+var errRowLocked = errors.New("a pending row is locked by another session; the next claim leaves its key out")
+
+// IsTransient reports whether err is part of normal work: claim again at once.
+func IsTransient(err error) bool { return errors.Is(err, errRowLocked) }
+
+// lockShards begins the transaction and locks shards with pending rows. In
+// ordering none there is nothing to lock, and it returns all shards.
+func (c *Claimer) lockShards(ctx context.Context, conn *pgconn.PgConn, sql string, floors [Shards]int64, excluded [][]byte) ([]int64, error) {
+	first := rand.IntN(Shards)
+	batch := &pgconn.Batch{}
+	batch.ExecParams(beginSQL, nil, nil, nil, nil)
+	batch.ExecParams(settingsSQL, [][]byte{[]byte(strconv.FormatInt(c.holdTimeout().Milliseconds(), 10))}, nil, nil, nil)
+	if sql != "" {
+		batch.ExecParams(sql, append([][]byte{
+			[]byte(c.lockClass), []byte(strconv.Itoa(first)), []byte(strconv.Itoa(shardsPerClaim)), idArray(floors[:]),
+		}, excluded...), nil, nil, nil)
+	}
+	results, err := conn.ExecBatch(ctx, batch).ReadAll()
+	if err != nil {
+		return nil, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
+	}
+	if sql == "" {
+		shards := make([]int64, Shards)
+		for i := range shards {
+			shards[i] = int64((first + i) % Shards)
+		}
+		return shards, nil
+	}
+	rows := results[2].Rows
+	shards := make([]int64, len(rows))
+	for i, row := range rows {
+		if shards[i], err = strconv.ParseInt(string(row[0]), 10, 64); err != nil {
+			return nil, fmt.Errorf("claim from %s: shard: %w", c.statements.outbox, err)
+		}
+	}
+	return shards, nil
+}
+
+// read fills the batch with the pending rows of the shards and waits until they
+// are on disk.
+func (c *Claimer) read(ctx context.Context, batch *rowBatch, sql string, shards []int64, floors [Shards]int64, excluded [][]byte) error {
+	shardFloors := make([]int64, len(shards))
+	for i, shard := range shards {
+		shardFloors[i] = floors[shard]
+	}
+	perShard := c.options.BatchSize
+	if c.options.Ordering == OrderKey {
+		perShard = (c.options.BatchSize + len(shards) - 1) / len(shards)
+	}
+	request := &pgconn.Batch{}
+	request.ExecParams(sql, append([][]byte{
+		idArray(shards), idArray(shardFloors), []byte(strconv.Itoa(perShard)),
+		[]byte(strconv.Itoa(c.options.BatchSize)), []byte(strconv.Itoa(claimBytes)),
+	}, excluded...), nil, nil, []int16{pgBinary})
+	request.ExecParams(flushedSQL, nil, nil, nil, []int16{pgBinary})
+	results := batch.conn.Conn().PgConn().ExecBatch(ctx, request)
+	err := c.decoder.decode(results, batch)
+	if closeErr := results.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", c.statements.outbox, err)
+	}
+	batch.full = len(batch.messages) >= perShard
+	c.around = c.around && len(batch.leftOut) > 0
+	if batch.flushed >= batch.inserted || len(batch.messages) == 0 {
+		return nil
+	}
+	if err := c.flush(ctx); err != nil {
+		return fmt.Errorf("flush the write-ahead log: %w", err)
+	}
+	return nil
+}
+
+// release gives the connection back, its transaction rolled back. A connection
+// that does not answer is closed by the pool.
+func release(conn *pgxpool.Conn) {
+	defer conn.Release()
+	pg := conn.Conn().PgConn()
+	if pg.IsClosed() || pg.TxStatus() == 'I' {
+		return
+	}
+	// The context that the claim had may be the reason for giving up.
+	ctx, cancel := context.WithTimeout(context.Background(), rollbackTimeout)
+	defer cancel()
+	_, _ = pg.Exec(ctx, "ROLLBACK").ReadAll() // where it fails, Release closes the connection
+}
+
+// Ping reaches the table without claiming anything.
+func (c *Claimer) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.holdTimeout())
+	defer cancel()
+	conn, err := c.pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("connect to the database: %w", err)
+	}
+	defer release(conn)
+	if _, err := conn.Conn().PgConn().Exec(ctx, c.statements.expand(probeSQL, "", "")).ReadAll(); err != nil {
+		return fmt.Errorf("read %s: %w", c.statements.outbox, err)
+	}
+	return nil
+}

@@ -1,0 +1,109 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Problem is what is wrong with the database, in words for an operator.
+type Problem struct {
+	// Kind is a short, fixed word; the same kind twice is no news.
+	Kind string
+	// Remedy says what to do; empty where waiting is all.
+	Remedy string
+}
+
+// Explain finds out what an error of the database means. An unknown one has the
+// kind "other".
+func Explain(err error) Problem {
+	if version, ok := errors.AsType[*VersionError](err); ok {
+		return Problem{"server_version", version.Remedy()}
+	}
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		if problem, ok := explainCode(pgErr); ok {
+			return problem
+		}
+		return Problem{Kind: "sqlstate_" + pgErr.Code}
+	}
+	if _, ok := errors.AsType[*net.DNSError](err); ok {
+		return Problem{"host_not_found", "check the host in database.url"}
+	}
+	if strings.Contains(err.Error(), "read only connection") || strings.Contains(err.Error(), "server is in hot standby") {
+		return readOnly
+	}
+	if strings.Contains(err.Error(), "tls:") || strings.Contains(err.Error(), "x509:") {
+		return Problem{"tls", "check sslmode and sslrootcert in database.url, and the server's certificate"}
+	}
+	if _, ok := errors.AsType[net.Error](err); ok || errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) {
+		return Problem{"unreachable", "check that the server in database.url runs and can be reached from here"}
+	}
+	if pgconn.SafeToRetry(err) || strings.Contains(err.Error(), "unexpected EOF") || strings.Contains(err.Error(), "conn closed") {
+		return Problem{Kind: "connection_lost"}
+	}
+	return Problem{Kind: "other"}
+}
+
+var readOnly = Problem{"read_only", "the server is a standby or read-only: point database.url at the primary, or name all hosts and add target_session_attrs=read-write"}
+
+func explainCode(err *pgconn.PgError) (Problem, bool) {
+	switch err.Code {
+	case "28P01", "28000":
+		return Problem{"authentication", "check the user and the password in database.url, and the server's pg_hba.conf"}, true
+	case "3D000":
+		return Problem{"missing_database", "create the database, or correct its name in database.url"}, true
+	case "3F000", "42P01":
+		return Problem{"missing_table", "run `relay migrate`, or correct outbox.schema and outbox.table"}, true
+	case "42703":
+		return Problem{"missing_column", "run `relay migrate`; the table was not made by it, or by an older one"}, true
+	case "42501":
+		return Problem{"missing_grant", "GRANT SELECT, UPDATE, DELETE on the outbox table and USAGE on its schema to the relay's role"}, true
+	case "25006":
+		return readOnly, true
+	case "53300":
+		return Problem{"too_many_connections", "raise the server's max_connections, or lower database.max_connections"}, true
+	case "57P01", "57P02", "57P03":
+		return Problem{Kind: "restarting"}, true
+	case "08P01":
+		return Problem{"protocol", "a pooler refused a startup parameter; remove it from database.url"}, true
+	}
+	return Problem{}, false
+}
+
+// oldestVersion is the oldest PostgreSQL that the relay works with.
+const oldestVersion = 14
+
+// VersionError says that the server is too old.
+type VersionError struct {
+	Version string
+}
+
+// Error implements error.
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("PostgreSQL %s is not supported", e.Version)
+}
+
+// Remedy says what to do.
+func (e *VersionError) Remedy() string {
+	return fmt.Sprintf("upgrade the server to PostgreSQL %d or newer", oldestVersion)
+}
+
+// CheckVersion returns a VersionError when the server is too old. It asks
+// nobody: servers report their version when a connection begins. It fits
+// pgxpool.Config.AfterConnect.
+func CheckVersion(_ context.Context, conn *pgx.Conn) error {
+	version := conn.PgConn().ParameterStatus("server_version")
+	var major int
+	if _, err := fmt.Sscanf(version, "%d", &major); err != nil {
+		return nil // a server that does not tell gets its chance
+	}
+	if major < oldestVersion {
+		return &VersionError{Version: version}
+	}
+	return nil
+}

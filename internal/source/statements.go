@@ -1,0 +1,238 @@
+package source
+
+import (
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Shards is the number of virtual shards that the key space is divided into.
+// It stands in the table's index expressions too (migrations/outbox), so it
+// changes only with a migration.
+const Shards = 64
+
+// Every statement of the package. Tokens in braces are replaced by newStatements:
+// {outbox} is the quoted table, {shard} the index expression, {exclude} what
+// an Exclusion adds. {normal} and {delayed} are the predicates of the two
+// partial indexes.
+const (
+	shardSQL   = `(coalesce(hashtextextended(o.key, 0), o.id) & 63)`
+	normalSQL  = `o.published_at IS NULL AND o.available_at IS NULL`
+	delayedSQL = `o.published_at IS NULL AND o.available_at <= now()`
+
+	beginSQL = `BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE`
+
+	// settingsSQL bounds the transaction on the server's side, so that a
+	// relay that froze frees its locks ($1, milliseconds). Compiling a query
+	// that reads some hundred rows costs more than running it (jit). A commit
+	// must be on disk before the next step believes it, whatever the role's
+	// default, but no standby need be waited for: a mark that is lost with the
+	// primary is a duplicate.
+	settingsSQL = `SELECT set_config('idle_in_transaction_session_timeout', $1, true),
+       set_config('statement_timeout', $1, true),
+       set_config('synchronous_commit', 'local', true),
+       set_config('jit', 'off', true)`
+
+	// lockKeySQL locks up to $3 shards that have pending rows, from shard $2 on.
+	// OFFSET 0 keeps the planner from turning the probes into one big semi-join,
+	// and from trying locks before it probed. $1: the lock's class; $4: a floor
+	// of ids per shard.
+	lockKeySQL = `
+SELECT c.shard
+FROM (
+    SELECT s.shard
+    FROM generate_series(0, 63) AS s(shard)
+    WHERE EXISTS (SELECT FROM {outbox} o
+                  WHERE {shard} = s.shard AND {normal} AND o.id > ($4::bigint[])[s.shard + 1] {exclude} OFFSET 0)
+       OR EXISTS (SELECT FROM {outbox} o
+                  WHERE {shard} = s.shard AND {delayed} {exclude} OFFSET 0)
+    ORDER BY (s.shard - $2::int) & 63
+    OFFSET 0
+) c
+WHERE pg_try_advisory_xact_lock($1::int, c.shard)
+LIMIT $3::int`
+
+	// lockTotalSQL locks all shards if any has pending rows: 64 rows are
+	// success, fewer mean that another relay works, none that nothing is pending.
+	// It takes lockKeySQL's parameters; $2 and $3 mean nothing here.
+	lockTotalSQL = `
+SELECT l.shard
+FROM generate_series(0, 63) AS l(shard)
+WHERE (SELECT $2::int IS NOT NULL AND $3::int IS NOT NULL AND EXISTS (
+    SELECT FROM generate_series(0, 63) AS s(shard)
+    WHERE EXISTS (SELECT FROM {outbox} o
+                  WHERE {shard} = s.shard AND {normal} AND o.id > ($4::bigint[])[s.shard + 1] {exclude} OFFSET 0)
+       OR EXISTS (SELECT FROM {outbox} o
+                  WHERE {shard} = s.shard AND {delayed} {exclude} OFFSET 0)))
+  AND pg_try_advisory_xact_lock($1::int, l.shard)`
+
+	columnsSQL = `o.id, o.message_id, o.topic, o.key, o.type, o.payload, o.content_type, o.headers, o.created_at`
+
+	// shardRowsSQL reads up to $3 rows of each shard in $1, in id order, above
+	// the floors in $2. The log position comes first, before any row is locked
+	// (locking writes to the log), see barrier.go.
+	shardRowsSQL = `
+SELECT w.lsn, s.shard, r.*
+FROM (SELECT pg_current_wal_insert_lsn() AS lsn OFFSET 0) w
+CROSS JOIN LATERAL (
+    SELECT * FROM unnest($1::bigint[], $2::bigint[]) AS u(shard, floor) WHERE w.lsn IS NOT NULL OFFSET 0
+) s
+CROSS JOIN LATERAL (
+    SELECT * FROM (
+        SELECT * FROM (SELECT {columns} FROM {outbox} o
+                       WHERE {shard} = s.shard AND {normal} AND o.id > s.floor {exclude}
+                       ORDER BY o.id LIMIT $3::int {lock}) a
+        UNION ALL
+        SELECT * FROM (SELECT {columns} FROM {outbox} o
+                       WHERE {shard} = s.shard AND {delayed} {exclude}
+                       ORDER BY o.id LIMIT $3::int {lock}) b
+    ) u
+    ORDER BY id LIMIT $3::int
+) r`
+
+	// totalRowsSQL reads up to $3 rows in id order from the lowest pending id
+	// on, by the primary key: the pending rows of a total order lie together.
+	// Its shard -1 stands for all of them.
+	totalRowsSQL = `
+SELECT w.lsn, -1::bigint AS shard, r.*
+FROM (SELECT pg_current_wal_insert_lsn() AS lsn OFFSET 0) w
+CROSS JOIN LATERAL (
+    SELECT {columns} FROM {outbox} o
+    WHERE w.lsn IS NOT NULL AND o.published_at IS NULL AND (o.available_at IS NULL OR o.available_at <= now()) {exclude}
+      AND o.id >= (
+        SELECT min(m.id) FROM unnest($1::bigint[], $2::bigint[]) AS s(shard, floor)
+        CROSS JOIN LATERAL (
+            SELECT * FROM (SELECT o.id FROM {outbox} o
+                           WHERE {shard} = s.shard AND {normal} AND o.id > s.floor {exclude} ORDER BY o.id LIMIT 1) a
+            UNION ALL
+            SELECT * FROM (SELECT o.id FROM {outbox} o
+                           WHERE {shard} = s.shard AND {delayed} {exclude} ORDER BY o.id LIMIT 1) b
+        ) m)
+    ORDER BY o.id LIMIT $3::int {lock}
+) r`
+
+	// readSQL bounds the rows of {rows} by $4 rows and by $5 bytes: what is
+	// over the bound was locked but is not sent.
+	readSQL = `
+SELECT lsn, shard, id, message_id, topic, key, type, payload, content_type, headers, created_at, true AS locked
+FROM (
+    SELECT q.*, sum(coalesce(octet_length(payload), 0) + pg_column_size(headers) + 128) OVER (ROWS UNBOUNDED PRECEDING)
+               - coalesce(octet_length(payload), 0) AS bytes_before
+    FROM ({rows}) q
+) x
+WHERE bytes_before < $5::bigint
+LIMIT $4::int`
+
+	// readAroundSQL is readSQL for when somebody else holds locks on rows: it
+	// locks what it can and reports what it could not, so that their keys can
+	// be left out.
+	readAroundSQL = `
+WITH candidates AS MATERIALIZED (
+    SELECT lsn, shard, id, topic, key
+    FROM (
+        SELECT q.*, sum(coalesce(octet_length(payload), 0) + pg_column_size(headers) + 128) OVER (ROWS UNBOUNDED PRECEDING)
+                   - coalesce(octet_length(payload), 0) AS bytes_before
+        FROM ({rows}) q
+    ) x
+    WHERE bytes_before < $5::bigint
+    LIMIT $4::int
+), mine AS MATERIALIZED (
+    SELECT {columns} FROM {outbox} o
+    WHERE o.id IN (SELECT id FROM candidates) AND o.published_at IS NULL
+    FOR UPDATE SKIP LOCKED
+)
+SELECT c.lsn, c.shard, c.id, m.message_id, c.topic, c.key, m.type, m.payload, m.content_type, m.headers, m.created_at, m.id IS NOT NULL AS locked
+FROM candidates c LEFT JOIN mine m ON m.id = c.id
+ORDER BY c.id`
+
+	// probeSQL finds out whether the table can be read.
+	probeSQL = `SELECT FROM {outbox} o LIMIT 0`
+
+	flushedSQL = `SELECT pg_current_wal_flush_lsn()`
+
+	// flushSQL flushes the log up to and beyond every record that was in it
+	// before: a commit that wrote something waits for that. It needs no table
+	// and works at every wal_level.
+	flushSQL = `SELECT pg_logical_emit_message(true, 'outbox-relay', 'flush')`
+
+	markSQL   = `UPDATE {outbox} o SET published_at = clock_timestamp() WHERE o.id = ANY ($1::bigint[])`
+	deleteSQL = `DELETE FROM {outbox} o WHERE o.id = ANY ($1::bigint[])`
+
+	// pruneSQL looks at the next $3 rows after id $1 and deletes those that
+	// were published more than $2 seconds ago. It returns the last id that it looked at, how
+	// many it saw, how many of them were published, and how many it deleted.
+	pruneSQL = `
+WITH page AS MATERIALIZED (
+    SELECT o.id, o.published_at FROM {outbox} o WHERE o.id > $1::bigint ORDER BY o.id LIMIT $3::int
+), victims AS MATERIALIZED (
+    SELECT o.id FROM {outbox} o
+    WHERE o.id IN (SELECT p.id FROM page p WHERE p.published_at < now() - make_interval(secs => $2::float8)) AND o.published_at < now() - make_interval(secs => $2::float8)
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM {outbox} o WHERE o.id IN (SELECT id FROM victims) RETURNING 1
+)
+SELECT (SELECT max(id) FROM page), (SELECT count(*) FROM page),
+       (SELECT count(published_at) FROM page), (SELECT count(*) FROM gone)`
+
+	// backlogSQL counts what is pending now, per topic.
+	backlogSQL = `
+SELECT o.topic, count(*), coalesce(extract(epoch FROM clock_timestamp() - min(coalesce(o.available_at, o.created_at))), 0)::float8
+FROM {outbox} o
+WHERE o.published_at IS NULL AND (o.available_at IS NULL OR o.available_at <= now())
+GROUP BY o.topic ORDER BY o.topic`
+
+	topicsSQL = `SELECT DISTINCT o.topic FROM {outbox} o WHERE o.published_at IS NULL ORDER BY 1 LIMIT 1000`
+)
+
+// statements are the constants above with the names of one table in them.
+type statements struct {
+	outbox string
+}
+
+func newStatements(schema, table string) statements {
+	return statements{outbox: pgx.Identifier{schema, table}.Sanitize()}
+}
+
+// expand replaces the tokens; exclude is the SQL of an Exclusion, beginning
+// with AND, or empty; lock is a locking clause or empty.
+func (s statements) expand(sql, exclude, lock string) string {
+	// Twice, because a replacement holds tokens of its own.
+	for range 2 {
+		sql = strings.NewReplacer(
+			"{shard}", shardSQL, "{normal}", normalSQL, "{delayed}", delayedSQL,
+			"{columns}", columnsSQL, "{exclude}", exclude, "{lock}", lock,
+		).Replace(sql)
+	}
+	return strings.ReplaceAll(sql, "{outbox}", s.outbox)
+}
+
+// claimStatements are the statements of one claim, for one Exclusion.
+type claimStatements struct {
+	lock       string // empty where the ordering needs no shards
+	read       string
+	readAround string
+}
+
+func (s statements) claim(ordering Ordering, exclude func(firstParameter int) string) claimStatements {
+	rows := func(read, rows, lock string) string {
+		return s.expand(strings.ReplaceAll(read, "{rows}", rows), exclude(6), lock)
+	}
+	switch ordering {
+	case OrderNone:
+		// Nobody's order is at stake: what is locked is passed over.
+		read := rows(readSQL, shardRowsSQL, "FOR UPDATE OF o SKIP LOCKED")
+		return claimStatements{read: read, readAround: read}
+	case OrderTotal:
+		return claimStatements{
+			lock:       s.expand(lockTotalSQL, exclude(5), ""),
+			read:       rows(readSQL, totalRowsSQL, "FOR UPDATE OF o NOWAIT"),
+			readAround: rows(readAroundSQL, totalRowsSQL, ""),
+		}
+	default:
+		return claimStatements{
+			lock:       s.expand(lockKeySQL, exclude(5), ""),
+			read:       rows(readSQL, shardRowsSQL, "FOR UPDATE OF o NOWAIT"),
+			readAround: rows(readAroundSQL, shardRowsSQL, ""),
+		}
+	}
+}
