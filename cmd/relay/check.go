@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/outboxrelay/relay/internal/config"
+	"github.com/outboxrelay/relay/internal/inspect"
+	"github.com/outboxrelay/relay/internal/route"
+	"github.com/outboxrelay/relay/internal/source"
+)
+
+func newCheck(o *options) *cobra.Command {
+	var format output
+	command := &cobra.Command{
+		Use:   "check",
+		Short: "Validate the configuration, then reach the database and every sink",
+		Long: `Validates the configuration, then looks at the database (version, table, grants,
+notifications) and at every sink (reachable, topics or exchanges of the routes).
+One line per finding; exit code 1 when one of them is an error.`,
+		Example: "  relay check --config relay.yaml --output json",
+		Args:    cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			c, err := o.load()
+			if err != nil {
+				return err
+			}
+			findings, err := check(command.Context(), c)
+			if err != nil {
+				return failed(err)
+			}
+			if format == outputJSON {
+				err = writeJSON(command.OutOrStdout(), findings)
+			} else {
+				err = writeFindings(command.OutOrStdout(), findings)
+			}
+			for _, finding := range findings {
+				if finding.Level == inspect.Error && err == nil {
+					err = &runtimeError{}
+				}
+			}
+			return err
+		},
+	}
+	format.add(command)
+	return command
+}
+
+// check looks at everything and returns all findings.
+func check(ctx context.Context, c *config.Config) ([]inspect.Finding, error) {
+	routes, err := route.Compile(c.Routes, c.Sinks)
+	if err != nil {
+		return nil, err
+	}
+	findings, conn := inspect.Database(ctx, c)
+	var topics []string
+	if conn != nil {
+		// Where this fails, a finding says why already.
+		topics, _ = source.PendingTopics(ctx, conn, c.Outbox.Schema, c.Outbox.Table)
+		_ = conn.Close(ctx)
+	}
+	publishers, err := newPublishers(c, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return append(findings, inspect.Finding{Level: inspect.Error, Subject: "sinks", Message: err.Error(), Remedy: "correct the sink's settings"}), nil
+	}
+	findings = append(findings, inspect.Sinks(ctx, publishers, routes, topics)...)
+	_ = publishers.close() // nothing was published
+	return findings, nil
+}
+
+func writeFindings(w io.Writer, findings []inspect.Finding) error {
+	for _, f := range findings {
+		line := fmt.Sprintf("%-7s  %s: %s", f.Level, f.Subject, f.Message)
+		if f.Remedy != "" {
+			line += " -> " + f.Remedy
+		}
+		// A finding is one line, whatever a server's message holds.
+		if _, err := fmt.Fprintln(w, strings.ReplaceAll(line, "\n", " ")); err != nil {
+			return failed(err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/spf13/cobra"
+
+	"github.com/outboxrelay/relay/internal/admin"
+	"github.com/outboxrelay/relay/internal/config"
+	"github.com/outboxrelay/relay/internal/delivery"
+	"github.com/outboxrelay/relay/internal/route"
+	"github.com/outboxrelay/relay/internal/source"
+)
+
+// pruneInterval is how often a running relay looks for rows past retention.
+const pruneInterval = time.Minute
+
+func newRun(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "run",
+		Short: "Relay until SIGTERM or SIGINT",
+		Long: `Relays until SIGTERM or SIGINT; then it claims no more, lets what is in flight
+finish (bounded by shutdown_timeout) and exits 0. A second signal exits at once.
+A database or a broker that is away is tried until it is back.`,
+		Example: "  relay run --config relay.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			c, err := o.load()
+			if err != nil {
+				return err
+			}
+			return relay(command.Context(), c, newLogger(c.Log, os.Stderr))
+		},
+	}
+}
+
+// relay runs the whole pipeline until ctx ends.
+func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
+	routes, err := route.Compile(c.Routes, c.Sinks)
+	if err != nil {
+		return err
+	}
+	pool, err := newPool(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	publishers, err := newPublishers(c, logger)
+	if err != nil {
+		return failed(err)
+	}
+	defer func() {
+		if err := publishers.close(); err != nil {
+			logger.Warn("a sink did not close cleanly", "error", err)
+		}
+	}()
+	loop := delivery.New(delivery.Options{
+		Source: source.NewClaimer(pool, source.Options{
+			Schema: c.Outbox.Schema, Table: c.Outbox.Table,
+			Ordering:       source.Ordering(c.Outbox.Ordering),
+			OnPublished:    source.OnPublished(c.Outbox.OnPublished),
+			BatchSize:      c.Outbox.BatchSize,
+			PublishTimeout: c.Outbox.PublishTimeout,
+		}),
+		Routes:          routes,
+		Sinks:           publishers,
+		Workers:         c.Outbox.Workers,
+		PollInterval:    c.Outbox.PollInterval,
+		PublishTimeout:  c.Outbox.PublishTimeout,
+		TotalOrder:      c.Outbox.Ordering == string(source.OrderTotal),
+		Backoff:         delivery.Backoff(c.Failures.Backoff),
+		ShutdownTimeout: c.ShutdownTimeout,
+		Logger:          logger,
+	})
+
+	var background sync.WaitGroup
+	defer background.Wait()
+	// What stands beside the loop goes on until the loop has ended.
+	beside, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	if c.HTTP.Listen != "" {
+		listener, err := admin.Listen(ctx, c.HTTP.Listen)
+		if err != nil {
+			return failed(err)
+		}
+		server := &admin.Server{Ready: loop.Ready, Logger: logger}
+		background.Go(func() { server.Serve(beside, listener) })
+	}
+	if c.Outbox.Notify {
+		direct, err := c.Database.DirectConfig()
+		if err != nil {
+			return err
+		}
+		listener := &source.Listener{Config: direct, Table: c.Outbox.Table, Wake: loop.Wake, Logger: logger}
+		background.Go(func() { listener.Run(beside) })
+	}
+	if c.Outbox.Retention > 0 && c.Outbox.OnPublished == string(source.Mark) {
+		pruner := source.NewPruner(pool, c.Outbox.Schema, c.Outbox.Table, c.Outbox.Retention)
+		background.Go(func() { prunePeriodically(beside, pruner, logger) })
+	}
+
+	logger.Info("relay runs", "version", version, "schema", c.Outbox.Schema, "table", c.Outbox.Table,
+		"mode", c.Outbox.Mode, "ordering", c.Outbox.Ordering, "workers", c.Outbox.Workers, "batch_size", c.Outbox.BatchSize)
+	loop.Run(ctx)
+	logger.Info("relay stopped")
+	return nil
+}
+
+// newPool makes the pool of connections; it does not dial yet.
+func newPool(ctx context.Context, c *config.Config) (*pgxpool.Pool, error) {
+	settings, err := c.Database.PoolConfig()
+	if err != nil {
+		return nil, err
+	}
+	settings.AfterConnect = source.CheckVersion
+	return pgxpool.NewWithConfig(ctx, settings)
+}
+
+// prunePeriodically prunes until ctx ends. Failures are the loop's to report in
+// full: here they only skip a turn.
+func prunePeriodically(ctx context.Context, pruner *source.Pruner, logger *slog.Logger) {
+	ticker := time.NewTicker(pruneInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		deleted, err := pruner.Prune(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			logger.Warn("published rows past retention could not be removed; tried again in a minute", "error", err, "remedy", source.Explain(err).Remedy)
+		case deleted > 0:
+			logger.Debug("removed published rows past retention", "rows", deleted)
+		}
+	}
+}

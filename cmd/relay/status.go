@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/outboxrelay/relay/internal/config"
+	"github.com/outboxrelay/relay/internal/inspect"
+	"github.com/outboxrelay/relay/internal/source"
+)
+
+// status is the document of `relay status`.
+type status struct {
+	Mode     string         `json:"mode"`
+	Database databaseStatus `json:"database"`
+	Sinks    []sinkStatus   `json:"sinks"`
+	Topics   []topicStatus  `json:"topics"`
+	// Slot is the replication slot of mode follow; null when polling.
+	Slot *slotStatus `json:"slot"`
+}
+
+type databaseStatus struct {
+	Up    bool   `json:"up"`
+	Error string `json:"error"`
+}
+
+type sinkStatus struct {
+	Name  string `json:"name"`
+	Up    bool   `json:"up"`
+	Error string `json:"error"`
+}
+
+type topicStatus struct {
+	Topic            string  `json:"topic"`
+	Pending          int64   `json:"pending"`
+	OldestPendingAge float64 `json:"oldest_pending_age_seconds"`
+	ParkedKeys       int64   `json:"parked_keys"`
+	DeadLetters      int64   `json:"dead_letters"`
+}
+
+type slotStatus struct {
+	Name          string `json:"name"`
+	Active        bool   `json:"active"`
+	RetainedBytes int64  `json:"retained_bytes"`
+}
+
+func newStatus(o *options) *cobra.Command {
+	var format output
+	command := &cobra.Command{
+		Use:     "status",
+		Short:   "Show what is pending, per topic, and whether the sinks are up",
+		Long:    "Shows what is pending, per topic, and whether the database and the sinks are up.\nIt reads all pending rows. Exit code 1 when the outbox cannot be read.",
+		Example: "  relay status --output json",
+		Args:    cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			c, err := o.load()
+			if err != nil {
+				return err
+			}
+			s, err := readStatus(command.Context(), c)
+			if err != nil {
+				return failed(err)
+			}
+			if format == outputJSON {
+				err = writeJSON(command.OutOrStdout(), s)
+			} else {
+				err = s.write(command.OutOrStdout())
+			}
+			if err == nil && !s.Database.Up {
+				err = &runtimeError{}
+			}
+			return err
+		},
+	}
+	format.add(command)
+	return command
+}
+
+func readStatus(ctx context.Context, c *config.Config) (*status, error) {
+	s := &status{Mode: c.Outbox.Mode, Sinks: []sinkStatus{}, Topics: []topicStatus{}}
+	publishers, err := newPublishers(c, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	for name, publisher := range publishers {
+		sink := sinkStatus{Name: name, Up: true}
+		if err := inspect.Reach(ctx, publisher); err != nil {
+			sink.Up, sink.Error = false, err.Error()
+		}
+		s.Sinks = append(s.Sinks, sink)
+	}
+	_ = publishers.close() // nothing was published
+	slices.SortFunc(s.Sinks, func(a, b sinkStatus) int { return strings.Compare(a.Name, b.Name) })
+	if s.Topics, err = readTopics(ctx, c); err != nil {
+		s.Database.Error, s.Topics = err.Error(), []topicStatus{}
+	}
+	s.Database.Up = err == nil
+	return s, nil
+}
+
+func readTopics(ctx context.Context, c *config.Config) ([]topicStatus, error) {
+	conn, err := connect(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	backlog, err := source.ReadBacklog(ctx, conn, c.Outbox.Schema, c.Outbox.Table)
+	if err != nil {
+		if remedy := source.Explain(err).Remedy; remedy != "" {
+			err = fmt.Errorf("%w: %s", err, remedy)
+		}
+		return nil, err
+	}
+	topics := make([]topicStatus, len(backlog))
+	for i, b := range backlog {
+		topics[i] = topicStatus{Topic: b.Topic, Pending: b.Pending, OldestPendingAge: b.OldestAge}
+	}
+	return topics, nil
+}
+
+func (s *status) write(w io.Writer) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintf(table, "mode\t%s\n", s.Mode)
+	_, _ = fmt.Fprintf(table, "database\t%s\n", upOrDown(s.Database.Up, s.Database.Error))
+	for _, sink := range s.Sinks {
+		_, _ = fmt.Fprintf(table, "sink %s\t%s\n", sink.Name, upOrDown(sink.Up, sink.Error))
+	}
+	_ = table.Flush()
+	if len(s.Topics) == 0 {
+		if s.Database.Up {
+			_, _ = fmt.Fprintln(w, "\nnothing is pending")
+		}
+		return nil
+	}
+	_, _ = fmt.Fprintln(w)
+	_, _ = fmt.Fprintln(table, "TOPIC\tPENDING\tOLDEST\tPARKED KEYS\tDEAD LETTERS")
+	for _, t := range s.Topics {
+		age := time.Duration(t.OldestPendingAge * float64(time.Second)).Round(time.Millisecond)
+		_, _ = fmt.Fprintf(table, "%s\t%d\t%s\t%d\t%d\n", t.Topic, t.Pending, age, t.ParkedKeys, t.DeadLetters)
+	}
+	return failed(table.Flush())
+}
+
+func upOrDown(up bool, err string) string {
+	if up {
+		return "up"
+	}
+	return "down: " + err
+}
