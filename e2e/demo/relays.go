@@ -1,0 +1,254 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"gopkg.in/yaml.v3"
+)
+
+const (
+	// downTime is how long a killed relay stays away.
+	downTime = time.Second
+	// stopLimit is a relay's shutdown_timeout and some more.
+	stopLimit = 40 * time.Second
+	// readyLimit is how long a relay may take to start.
+	readyLimit = 20 * time.Second
+)
+
+// relays are several relay processes that share one outbox.
+type relays struct {
+	binary string
+	all    []*relay
+	// fail is told when a relay ends that nobody ended.
+	fail context.CancelCauseFunc
+}
+
+// relay is one of them, over all its lives.
+type relay struct {
+	name, config, log string
+	// address is where it serves HTTP.
+	address string
+
+	mu      sync.Mutex
+	child   *child
+	kills   int
+	leaving bool // somebody is about to end it
+}
+
+// newRelays writes a configuration file for each into dir.
+func newRelays(n int, binary, dir, databaseURL string, sink map[string]any, fail context.CancelCauseFunc) (*relays, error) {
+	rs := &relays{binary: binary, fail: fail}
+	configuration := map[string]any{
+		"database": map[string]any{"url": databaseURL},
+		"sinks":    map[string]any{"main": sink},
+	}
+	for i := range n {
+		address, err := freeAddress()
+		if err != nil {
+			return nil, err
+		}
+		configuration["http"] = map[string]any{"listen": address}
+		content, err := yaml.Marshal(configuration)
+		if err != nil {
+			return nil, err
+		}
+		name := fmt.Sprintf("relay-%d", i+1)
+		r := &relay{name: name, config: filepath.Join(dir, name+".yaml"), log: filepath.Join(dir, name+".log"), address: address}
+		if err := os.WriteFile(r.config, content, 0o600); err != nil {
+			return nil, err
+		}
+		rs.all = append(rs.all, r)
+	}
+	return rs, nil
+}
+
+// migrate makes the outbox.
+func (rs *relays) migrate(ctx context.Context) error {
+	return runCommand(exec.CommandContext(ctx, rs.binary, "migrate", "--config", rs.all[0].config))
+}
+
+// start starts all that do not run.
+func (rs *relays) start() error {
+	for _, r := range rs.all {
+		if err := rs.startOne(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (rs *relays) startOne(r *relay) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.child != nil && r.child.running() {
+		return nil
+	}
+	started, err := startChild(r.name, r.log, exec.Command(rs.binary, "run", "--config", r.config))
+	if err != nil {
+		return err
+	}
+	r.child, r.leaving = started, false
+	go func() {
+		<-started.done
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if !r.leaving {
+			rs.fail(fmt.Errorf("%s ended by itself (%v)\n%s", r.name, started.command.ProcessState, started.tail()))
+		}
+	}()
+	return nil
+}
+
+// end marks the relay as ended on purpose and returns its process, nil when it
+// has none.
+func (r *relay) end(kill bool) *child {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.child == nil || !r.child.running() {
+		return nil
+	}
+	r.leaving = true
+	if kill {
+		r.kills++
+	}
+	return r.child
+}
+
+// harass kills one relay after the other, one each interval, and starts it
+// again, until ctx ends. It returns with all of them running, unless one
+// cannot be started.
+func (rs *relays) harass(ctx context.Context, interval time.Duration) error {
+	for i := 0; ; i++ {
+		if !sleep(ctx, interval-downTime) {
+			return nil
+		}
+		victim := rs.all[i%len(rs.all)]
+		if child := victim.end(true); child != nil {
+			child.kill()
+		}
+		sleep(ctx, downTime)
+		if err := rs.startOne(victim); err != nil {
+			return err
+		}
+	}
+}
+
+// ready waits until all are, so that a signal finds them with their handlers
+// in place.
+func (rs *relays) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyLimit)
+	defer cancel()
+	for _, r := range rs.all {
+		err := poll(ctx, func() (bool, error) { return answers(ctx, "http://"+r.address+"/readyz"), nil })
+		if err != nil {
+			return fmt.Errorf("%s is not ready: %w\n%s", r.name, err, r.child.tail())
+		}
+	}
+	return nil
+}
+
+func answers(ctx context.Context, url string) bool {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return false
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return false
+	}
+	_ = response.Body.Close()
+	return response.StatusCode == http.StatusOK
+}
+
+// freeAddress is below the range that the kernel takes ports of outgoing
+// connections from, so that it is still free when the relay comes back.
+func freeAddress() (string, error) {
+	const first, last = 10000, 32767
+	for range 1000 {
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(last-first+1)))
+		if probe, err := net.Listen("tcp", address); err == nil {
+			return address, probe.Close()
+		}
+	}
+	return "", fmt.Errorf("found no free port between %d and %d on 127.0.0.1", first, last)
+}
+
+// stop ends all gracefully, side by side, and reports those that did not end
+// well.
+func (rs *relays) stop() []error {
+	var group sync.WaitGroup
+	errs := make([]error, len(rs.all))
+	for i, r := range rs.all {
+		if child := r.end(false); child != nil {
+			group.Go(func() { errs[i] = child.stop(stopLimit) })
+		}
+	}
+	group.Wait()
+	return errs
+}
+
+// kill ends what still runs.
+func (rs *relays) kill() {
+	for _, r := range rs.all {
+		if child := r.end(false); child != nil {
+			child.kill()
+		}
+	}
+}
+
+// relayStatus is a relay as the view shows it.
+type relayStatus struct {
+	name    string
+	running bool
+	kills   int
+}
+
+func (rs *relays) status() []relayStatus {
+	var status []relayStatus
+	for _, r := range rs.all {
+		r.mu.Lock()
+		status = append(status, relayStatus{r.name, r.child != nil && r.child.running(), r.kills})
+		r.mu.Unlock()
+	}
+	return status
+}
+
+func (rs *relays) kills() int {
+	total := 0
+	for _, s := range rs.status() {
+		total += s.kills
+	}
+	return total
+}
+
+// sleep reports whether the time passed before ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// poll calls condition until it holds, it fails, or ctx ends.
+func poll(ctx context.Context, condition func() (bool, error)) error {
+	for {
+		if ok, err := condition(); ok || err != nil {
+			return err
+		}
+		if !sleep(ctx, 20*time.Millisecond) {
+			return context.Cause(ctx)
+		}
+	}
+}

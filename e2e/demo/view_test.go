@@ -1,0 +1,96 @@
+package demo
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+func shown() state {
+	return state{
+		title: "a → b", phase: "load", elapsed: 20 * time.Second, total: 45 * time.Second,
+		committed: 12345, published: 12340, rolledBack: 77, commitRate: 400, publishRate: 395,
+		commitHistory: []int{0, 200, 400}, publishHistory: []int{0, 395},
+		relays: []relayStatus{{"relay-1", true, 2}, {"relay-2", false, 1}}, kills: 3,
+	}
+}
+
+func TestPlainView(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	v := &View{Out: &out}
+	for range 5 {
+		v.Show(shown()) // more often than once a second
+	}
+	v.Close()
+	want := "load      20 s  commits/s   400  published/s   395  lag     5  kills  3  relays 1 of 2\n"
+	if out.String() != want {
+		t.Errorf("got  %q\nwant %q", out.String(), want)
+	}
+}
+
+func TestTerminalView(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	v := &View{Out: &out, Terminal: true}
+	v.Show(shown())
+	first := out.String()
+	for _, want := range []string{"12 345", "400/s", "▁▄█", "relay-1   ● running   killed 2 times", "relay-2   ✗ killed    killed once", "20 s of 45 s"} {
+		if !strings.Contains(first, want) {
+			t.Errorf("the view lacks %q:\n%s", want, first)
+		}
+	}
+	if strings.Contains(first, "A\r") {
+		t.Error("the first drawing goes up")
+	}
+	lines := strings.Count(first, "\n")
+	out.Reset()
+	v.Show(shown())
+	if up := "\x1b[" + thousands(lines) + "A"; !strings.Contains(out.String(), up) {
+		t.Errorf("the second drawing does not go up %d lines", lines)
+	}
+	out.Reset()
+	v.Line("below")
+	if got := out.String(); got != "\x1b[?25hbelow\n" {
+		t.Errorf("after the drawing comes %q", got)
+	}
+}
+
+func TestTallyView(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name     string
+		tally    Tally
+		kills    int
+		problems []error
+		want     string
+	}{
+		{"clean", Tally{Committed: 10, Records: 12, Duplicates: 2}, 1, nil, "Nothing lost"},
+		{"duplicates without a kill", Tally{Committed: 10, Records: 12, Duplicates: 2}, 0, nil, "not clean"},
+		{"missing", Tally{Committed: 10, Records: 9, Missing: []string{"this one"}}, 1, nil, "missing: this one"},
+		{"problem", Tally{Committed: 10, Records: 10}, 0, []error{errors.New("relay-1 hung")}, "relay-1 hung"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			var out strings.Builder
+			(&View{Out: &out}).Tally(test.tally, test.kills, test.problems)
+			if !strings.Contains(out.String(), test.want) {
+				t.Errorf("the tally lacks %q:\n%s", test.want, out.String())
+			}
+			clean := test.tally.Clean(test.kills) && test.problems == nil
+			if strings.Contains(out.String(), "Nothing lost") != clean {
+				t.Errorf("clean is %v:\n%s", clean, out.String())
+			}
+		})
+	}
+}
+
+func TestThousands(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int]string{0: "0", 999: "999", 1000: "1 000", 12345: "12 345", 1234567: "1 234 567"} {
+		if got := thousands(n); got != want {
+			t.Errorf("%d is %q", n, got)
+		}
+	}
+}
