@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 )
 
@@ -21,9 +22,11 @@ func runCommand(args, variables []string, signals <-chan os.Signal) (int, error)
 	// that the terminal itself sends SIGINT to. Elsewhere it gets a group of
 	// its own, so that what it started can be ended with it.
 	terminal := isTerminal(os.Stdin)
-	if !terminal {
-		command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	}
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: !terminal, Pdeathsig: syscall.SIGKILL}
+	// The kernel means the thread that starts the command, not the process:
+	// it must last as long.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if err := command.Start(); err != nil {
 		return notRun, fmt.Errorf("starting %s: %w", args[0], err)
 	}
