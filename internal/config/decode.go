@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
 )
@@ -247,6 +248,10 @@ func (d *document) scalar(path string, node *yaml.Node) (text, tag string, ok bo
 	}
 	if len(variables) > 0 {
 		d.expanded[path] = expansion{variables, text}
+	}
+	if !utf8.ValidString(text) {
+		d.errorf(path, "%s is not UTF-8", d.show(path, ""))
+		return "", "", false
 	}
 	// Inside {…} YAML wants quotes around ${…}, so that quotes say nothing
 	// about the type here: a string is what a string is wanted for.

@@ -87,3 +87,10 @@ sinks: {main: {kafka: {brokers: ["${BROKER}", '${BROKER}2'], client_id: "${YES}"
 		t.Errorf("%+v", config.Failures)
 	}
 }
+
+func TestExpansionMustBeUTF8(t *testing.T) {
+	_, err := Parse("relay.yaml", []byte(minimal+"source: /${BYTES}"), environment{"BYTES": "\xff"}.lookup)
+	if err == nil || err.Error() != "relay.yaml:2: source: the value of ${BYTES} is not UTF-8" {
+		t.Error(err)
+	}
+}

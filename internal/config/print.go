@@ -108,9 +108,13 @@ func (c *Config) structNode(path string, value reflect.Value) (*yaml.Node, error
 // stringNode is a value, in which ${ must not be expanded when it is read.
 func stringNode(text string) *yaml.Node { return wordNode(unexpand(text)) }
 
+// wordNode is a string as the encoder would quote it: yes and 1e3 are strings
+// for this package, and something else for other readers of YAML.
 func wordNode(text string) *yaml.Node {
 	node := &yaml.Node{}
-	node.SetString(text)
+	if err := node.Encode(text); err != nil {
+		node.SetString(text)
+	}
 	return node
 }
 
