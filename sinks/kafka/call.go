@@ -1,0 +1,202 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/outboxrelay/relay/sinks"
+)
+
+// call is one Publish under way. Lanes resolve its messages; Publish waits for
+// all of them or for its context.
+type call struct {
+	messages []sinks.Message
+
+	// memory is held for reading while a lane reads messages, and for writing
+	// when Publish is about to return: from then on the messages are their
+	// owner's again.
+	memory sync.RWMutex
+
+	mu sync.Mutex
+	// ended: Publish has returned or is about to, nothing is to be changed.
+	// Changed with memory and mu held, so that either suffices to read it.
+	ended bool
+	// results is nil as long as nothing has failed.
+	results []error
+	// resolved is the number of messages that are acknowledged or failed.
+	resolved int
+	// broken are the keys of which a message failed.
+	broken map[orderKey]struct{}
+	done   chan struct{}
+
+	// anyFailed spares the lanes mu as long as nothing has failed.
+	anyFailed atomic.Bool
+	// trouble is the latest error that a lane is waiting out.
+	trouble atomic.Pointer[error]
+	// segments are all that were handed to lanes.
+	segments []*segment
+}
+
+// orderKey is what messages are ordered by.
+type orderKey struct{ topic, key string }
+
+// segment is the part of a call that goes to one partition.
+type segment struct {
+	call *call
+	// indexes are the messages', ascending.
+	indexes []int32
+	// next is the position in indexes of the first message that is not resolved
+	// yet. The lane changes it with call.mu held.
+	next int
+}
+
+func newCall(messages []sinks.Message) *call {
+	return &call{messages: messages, done: make(chan struct{})}
+}
+
+// fail resolves messages with an error. Messages that are resolved stay as they
+// are.
+func (c *call) fail(err error, indexes ...int32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failLocked(err, indexes)
+}
+
+func (c *call) failLocked(err error, indexes []int32) {
+	if c.ended {
+		return
+	}
+	if c.results == nil {
+		c.results = make([]error, len(c.messages))
+		c.anyFailed.Store(true)
+	}
+	failed := 0
+	for _, i := range indexes {
+		if c.results[i] == nil {
+			c.results[i] = err
+			failed++
+		}
+	}
+	c.resolve(failed)
+}
+
+// refuse fails one message and with it the rest of its key: the lane asks held
+// before it sends any other.
+func (c *call) refuse(err error, index int32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return
+	}
+	if m := &c.messages[index]; m.Key != nil {
+		if c.broken == nil {
+			c.broken = map[orderKey]struct{}{}
+		}
+		c.broken[orderKey{m.Destination, string(m.Key)}] = struct{}{}
+	}
+	c.failLocked(err, []int32{index})
+}
+
+// held reports whether message index is not to be sent, because it failed
+// already, or because an earlier one of its key did: then it fails now.
+func (c *call) held(index int32) bool {
+	if !c.anyFailed.Load() {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended || c.results[index] != nil {
+		return true
+	}
+	m := &c.messages[index]
+	if m.Key == nil {
+		return false
+	}
+	if _, broken := c.broken[orderKey{m.Destination, string(m.Key)}]; !broken {
+		return false
+	}
+	c.failLocked(sinks.ErrSkipped, []int32{index})
+	return true
+}
+
+// acknowledge resolves the first messages of the segment, up to position to, of
+// which n had not failed.
+func (s *segment) acknowledge(to, n int) {
+	s.call.mu.Lock()
+	defer s.call.mu.Unlock()
+	s.next = to
+	if !s.call.ended {
+		s.call.resolve(n)
+	}
+}
+
+// skip passes messages that have all failed.
+func (s *segment) skip(to int) { s.acknowledge(to, 0) }
+
+// fail resolves all of the segment that is left.
+func (s *segment) fail(err error) {
+	s.call.mu.Lock()
+	defer s.call.mu.Unlock()
+	left := s.indexes[s.next:]
+	s.next = len(s.indexes)
+	s.call.failLocked(err, left)
+}
+
+// resolve counts; mu is held.
+func (c *call) resolve(n int) {
+	c.resolved += n
+	if n > 0 && c.resolved == len(c.messages) {
+		close(c.done)
+	}
+}
+
+// live reports whether somebody still waits for the call.
+func (c *call) live() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.ended
+}
+
+// end takes the messages back from the lanes and returns Publish's result. What
+// is not resolved fails with what why returns.
+func (c *call) end(why func() error) []error {
+	c.memory.Lock()
+	defer c.memory.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.resolved < len(c.messages) {
+		err := why()
+		dispatched := make([]bool, len(c.messages))
+		for _, s := range c.segments {
+			for _, i := range s.indexes {
+				dispatched[i] = true
+			}
+			c.failLocked(err, s.indexes[s.next:])
+		}
+		for i := range c.messages {
+			if !dispatched[i] {
+				c.failLocked(err, []int32{int32(i)})
+			}
+		}
+	}
+	c.ended = true
+	return c.results
+}
+
+// unresolved is the error of messages whose broker did not answer before the
+// context ended.
+func (c *call) unresolved(cause error) error {
+	reason := "cancelled"
+	if errors.Is(cause, context.DeadlineExceeded) {
+		reason = "timeout"
+	}
+	err := fmt.Errorf("not acknowledged in time: %w", cause)
+	if trouble := c.trouble.Load(); trouble != nil {
+		err = fmt.Errorf("not acknowledged in time: %w; the latest trouble: %w", cause, *trouble)
+		reason = sinks.ReasonOf(*trouble)
+	}
+	return &sinks.Error{Scope: sinks.ScopeSink, Reason: reason, Err: err}
+}

@@ -1,0 +1,100 @@
+package kafka
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+
+	kafkago "github.com/segmentio/kafka-go"
+)
+
+// diagnose adds to an error of a connection what it usually means and what to
+// do about it. No error of this package holds the password.
+func (c *cluster) diagnose(err error) error {
+	remedy := c.remedy(err)
+	if remedy == "" {
+		return fmt.Errorf("kafka %s: %w", c.name, err)
+	}
+	return fmt.Errorf("kafka %s: %w; %s", c.name, err, remedy)
+}
+
+func (c *cluster) remedy(err error) string {
+	if code, ok := errors.AsType[kafkago.Error](err); ok {
+		switch code {
+		case kafkago.SASLAuthenticationFailed:
+			return fmt.Sprintf("the broker refused user %q: check sasl.username, sasl.password and sasl.mechanism", c.config.SASL.Username)
+		case kafkago.UnsupportedSASLMechanism:
+			return fmt.Sprintf("the broker does not offer sasl.mechanism %s: use one that this listener has enabled", c.config.SASL.Mechanism)
+		case kafkago.IllegalSASLState:
+			return "the listener does not use SASL: remove sasl, or use the port of a SASL listener"
+		case kafkago.NotEnoughReplicas, kafkago.NotEnoughReplicasAfterAppend:
+			return "fewer replicas than the topic's min.insync.replicas are in sync: bring brokers back"
+		}
+		return ""
+	}
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return "the broker's certificate is signed by an authority that is not trusted: set tls.ca_file to its certificate"
+	}
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		return "the broker's certificate is for another name: set tls.server_name, or dial the name that it has"
+	}
+	if _, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
+		return "the broker's certificate is not valid"
+	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return "the broker did not answer in TLS: is TLS misconfigured? Set tls.enabled: false, or use the port of a TLS listener"
+	}
+	if _, ok := errors.AsType[tls.AlertError](err); ok || strings.Contains(err.Error(), "remote error: tls:") {
+		if c.config.TLS.CertFile == "" {
+			return "the broker ended the TLS handshake: if it demands a client certificate, set tls.cert_file and tls.key_file"
+		}
+		return "the broker refused the TLS handshake: check that it trusts the authority of tls.cert_file"
+	}
+	if isHangUp(err) {
+		switch {
+		case !c.config.TLS.Enabled && c.config.SASL.Mechanism == "":
+			return "the broker closed the connection: is TLS misconfigured? If the listener wants TLS, set tls.enabled: true; if it wants SASL, set sasl"
+		case !c.config.TLS.Enabled:
+			return "the broker closed the connection: is TLS misconfigured? If the listener wants TLS, set tls.enabled: true"
+		case c.config.SASL.Mechanism == "":
+			return "the broker closed the connection: is TLS misconfigured? If the listener does not use TLS, set tls.enabled: false; if it wants SASL, set sasl"
+		}
+		return "the broker closed the connection: check that this port is of a listener with SASL and TLS"
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return "check that the broker runs and that brokers has its host and port"
+	}
+	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
+		return "check the host's name in brokers, and in the broker's advertised.listeners"
+	}
+	return ""
+}
+
+// isUntrusted reports whether a TLS handshake failed for a reason that another
+// attempt cannot change.
+func isUntrusted(err error) bool {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return true
+	}
+	_, ok := errors.AsType[tls.RecordHeaderError](err)
+	return ok
+}
+
+func isTimeout(err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ok && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// isHangUp reports whether the other side closed the connection, or answered
+// what is no Kafka response, which is how a listener shows that it expects
+// another protocol.
+func isHangUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
