@@ -101,6 +101,7 @@ func (b broker) exchange(t testing.TB, kind, queue, routingKey string) string {
 func (b broker) read(t testing.TB, queue string, n int, timeout time.Duration) []amqp.Delivery {
 	t.Helper()
 	channel := b.channel(t)
+	defer channel.Close() // or it would take what comes later
 	messages, err := channel.Consume(queue, "", true, false, false, false, nil)
 	if err != nil {
 		t.Fatal(err)
