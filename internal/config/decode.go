@@ -30,6 +30,16 @@ type document struct {
 	syntax Errors
 }
 
+func newDocument(name string, lookup lookupFunc) *document {
+	return &document{
+		name:     name,
+		lookup:   lookup,
+		at:       map[string]int{"": 1},
+		secret:   map[string]bool{},
+		expanded: map[string]expansion{},
+	}
+}
+
 type expansion struct {
 	variables []string
 	value     string

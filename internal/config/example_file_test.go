@@ -92,7 +92,7 @@ func compareWithDefaults(t *testing.T, path string, node *yaml.Node, defaults re
 	if strings.HasPrefix(path, "routes[") {
 		return 1
 	}
-	d := &document{secret: map[string]bool{}, expanded: map[string]expansion{}, lookup: environment{}.lookup}
+	d := newDocument("example", environment{}.lookup)
 	shown := reflect.New(defaults.Type()).Elem()
 	d.decode(path, node, shown)
 	if len(d.errors) > 0 || !reflect.DeepEqual(shown.Interface(), defaults.Interface()) {

@@ -34,13 +34,7 @@ func Parse(name string, data []byte, lookupEnv func(string) (string, bool)) (*Co
 	if lookupEnv == nil {
 		lookupEnv = os.LookupEnv
 	}
-	d := &document{
-		name:     name,
-		lookup:   lookupEnv,
-		at:       map[string]int{"": 1},
-		secret:   map[string]bool{},
-		expanded: map[string]expansion{},
-	}
+	d := newDocument(name, lookupEnv)
 	config := Default()
 	if root := d.parse(data); root != nil {
 		d.decode("", root, reflect.ValueOf(config).Elem())

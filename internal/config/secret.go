@@ -250,6 +250,7 @@ func (d *document) censor(path, message string, secrets map[string]string) strin
 		if !below(at, path) {
 			continue
 		}
+		message = strings.ReplaceAll(message, strconv.Quote(from.value), "the value of "+from.reference())
 		for _, fragment := range append([]string{from.value}, strings.FieldsFunc(from.value, isSeparator)...) {
 			message = replaceWord(message, fragment, hidden)
 		}

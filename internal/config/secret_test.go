@@ -133,12 +133,13 @@ func TestCensor(t *testing.T) {
 	}}
 	secrets := map[string]string{"a.url": "amqp://u:p%40w@h", "c": "zzz"}
 	for message, want := range map[string]string{
-		"0 is not between 1 and 10": "*** is not between 1 and 10",
-		`"db.example" has no port`:  `"***" has no port`,
-		"the password p@w is bad":   "the password *** is bad",
-		"the password p%40w is bad": "the password *** is bad",
-		"amqp://u:p%40w@h is bad":   "*** is bad",
-		"another zzz":               "another zzz",
+		"0 is not between 1 and 10":  "*** is not between 1 and 10",
+		`"db.example" has no port`:   `"***" has no port`,
+		`"db.example:9092" is wrong`: "the value of ${H} is wrong",
+		"the password p@w is bad":    "the password *** is bad",
+		"the password p%40w is bad":  "the password *** is bad",
+		"amqp://u:p%40w@h is bad":    "*** is bad",
+		"another zzz":                "another zzz",
 	} {
 		if got := d.censor("a", message, secrets); got != want {
 			t.Errorf("%q became %q, want %q", message, got, want)

@@ -147,7 +147,7 @@ func (d *document) validateSink(path string, sink any, secrets map[string]string
 			at, message = "", err.Error()
 		}
 		at = strings.TrimSuffix(join(path, at), ".")
-		d.errorf(at, "%s", d.censor(at, message, secrets))
+		d.errorf(at, "%s", d.censor(path, message, secrets))
 	}
 }
 

@@ -3,7 +3,6 @@ package pattern
 import (
 	"math/rand/v2"
 	"os"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -201,7 +200,7 @@ func FuzzGlob(f *testing.F) {
 func TestGlobAgreesWithItsDefinition(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	matches, valid := 0, 0
-	for range 200_000 {
+	for range 60_000 {
 		source, text := generate(random, globAlphabet, 8), generate(random, textAlphabet, 6)
 		glob, err := ParseGlob(source)
 		if err != nil {
@@ -212,11 +211,11 @@ func TestGlobAgreesWithItsDefinition(t *testing.T) {
 		if want {
 			matches++
 		}
-		if glob.Match(text) != want || regexp.MustCompile(glob.Regexp()).MatchString(text) != want {
+		if glob.Match(text) != want || glob.machine.MatchString(text) != want {
 			t.Fatalf("%q matches %q: %v (%s)", source, text, !want, glob.Regexp())
 		}
 	}
-	if valid < 50_000 || matches < 5_000 {
+	if valid < 15_000 || matches < 1_500 {
 		t.Fatalf("only %d globs were valid and %d matched", valid, matches)
 	}
 }

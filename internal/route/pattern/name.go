@@ -10,10 +10,10 @@ const longestKafkaTopic = 249
 
 // ValidKafkaTopic returns why Kafka refuses the name, in words that follow it.
 func ValidKafkaTopic(name string) error {
-	switch {
-	case name == "":
+	switch name {
+	case "":
 		return errors.New("is empty")
-	case name == "." || name == "..":
+	case ".", "..":
 		return errors.New("is not a Kafka topic's name")
 	}
 	return ValidKafkaText(name)
