@@ -30,6 +30,9 @@ type Options struct {
 	Relays int
 	// KillEvery is the time from one kill to the next; 0: none.
 	KillEvery time.Duration
+	// Dir is the parent of the folder for binaries, configuration and logs;
+	// empty: the system's folder for temporary files.
+	Dir string
 	// View shows it.
 	View *View
 }
@@ -42,7 +45,7 @@ const drainLimit = 30 * time.Second
 // ctx ends it stops everything and returns its cause. Nothing that it started
 // is left when it returns.
 func Run(ctx context.Context, options Options) (clean bool, err error) {
-	dir, err := os.MkdirTemp("", "outbox-relay-demo-")
+	dir, err := os.MkdirTemp(options.Dir, "outbox-relay-demo-")
 	if err != nil {
 		return false, err
 	}
@@ -80,6 +83,7 @@ type demo struct {
 // prepare gets, builds and starts everything but the processes of the demo.
 func (d *demo) prepare(ctx context.Context) error {
 	began := time.Now()
+	d.View.Line("Outbox Relay demo: %v of orders, %d relays, %s\n", d.Duration, d.Relays, d.plan())
 	if err := servers.Deps(ctx, d.View.Out); err != nil {
 		return err
 	}
@@ -108,6 +112,13 @@ func (d *demo) prepare(ctx context.Context) error {
 	}
 	d.View.Line("  ready after %.1f s", time.Since(began).Seconds())
 	return nil
+}
+
+func (d *demo) plan() string {
+	if d.KillEvery == 0 {
+		return "none of which is killed"
+	}
+	return fmt.Sprintf("one of which is killed every %v", d.KillEvery)
 }
 
 func (d *demo) startPostgres(ctx context.Context) (string, error) {
@@ -194,12 +205,11 @@ func (d *demo) run(parent context.Context) (clean bool, err error) {
 	if err := d.load(ctx, m); err != nil {
 		return false, err
 	}
-	var problems []error
-	problems = append(problems, d.drain(ctx, m)...)
+	problems := d.drain(ctx, m)
 	if err := context.Cause(ctx); err != nil {
 		return false, err
 	}
-	return d.compare(ctx, m, problems)
+	return d.compare(ctx, problems)
 }
 
 // load lets orders come in, and kills relays meanwhile.
@@ -266,7 +276,7 @@ func (d *demo) drain(ctx context.Context, m *monitor) (problems []error) {
 }
 
 // compare makes and shows the tally.
-func (d *demo) compare(ctx context.Context, m *monitor, problems []error) (clean bool, err error) {
+func (d *demo) compare(ctx context.Context, problems []error) (clean bool, err error) {
 	book := ledger{d.pool}
 	committed, err := book.committed(ctx)
 	if err != nil {
@@ -279,16 +289,10 @@ func (d *demo) compare(ctx context.Context, m *monitor, problems []error) (clean
 	if len(committed) == 0 {
 		problems = append(problems, errors.New("the order service committed nothing"))
 	}
-	found := problems[:0]
-	for _, problem := range problems {
-		if problem != nil {
-			found = append(found, problem)
-		}
-	}
 	kills := d.relays.kills()
 	tally := Compare(committed, undone, d.arrivals.Records())
-	d.View.Tally(tally, kills, found)
-	return tally.Clean(kills) && len(found) == 0, nil
+	d.View.Tally(tally, kills, problems)
+	return tally.Clean(kills) && len(problems) == 0, nil
 }
 
 // close ends everything that is left, in the order in which it depends on each

@@ -15,6 +15,8 @@ import (
 // rabbitBroker consumes one durable queue, which the default exchange feeds.
 type rabbitBroker struct {
 	server *servers.RabbitMQ
+	// version is what the server says of itself to declare.
+	version string
 	// drained is closed when the consumer met the message of type end.
 	drained chan struct{}
 	once    sync.Once
@@ -23,7 +25,7 @@ type rabbitBroker struct {
 // end is the type of the message that Drain puts behind all others.
 const end = "demo.end"
 
-func (r *rabbitBroker) Name() string { return "RabbitMQ" }
+func (r *rabbitBroker) Name() string { return "RabbitMQ " + r.version }
 
 func (r *rabbitBroker) Sink() map[string]any {
 	return map[string]any{"rabbitmq": map[string]any{"url": r.server.URL("/")}}
@@ -32,7 +34,7 @@ func (r *rabbitBroker) Sink() map[string]any {
 func (r *rabbitBroker) Close() error { return r.server.Close() }
 
 // withChannel calls f with a channel on a connection of its own.
-func (r *rabbitBroker) withChannel(f func(*amqp.Channel) error) error {
+func (r *rabbitBroker) withChannel(f func(*amqp.Connection, *amqp.Channel) error) error {
 	connection, err := amqp.Dial(r.server.URL("/"))
 	if err != nil {
 		return err
@@ -42,18 +44,19 @@ func (r *rabbitBroker) withChannel(f func(*amqp.Channel) error) error {
 	if err != nil {
 		return err
 	}
-	return f(channel)
+	return f(connection, channel)
 }
 
 func (r *rabbitBroker) declare() error {
-	return r.withChannel(func(channel *amqp.Channel) error {
+	return r.withChannel(func(connection *amqp.Connection, channel *amqp.Channel) error {
+		r.version, _ = connection.Properties["version"].(string)
 		_, err := channel.QueueDeclare(topic, true, false, false, false, nil)
 		return err
 	})
 }
 
 func (r *rabbitBroker) Consume(ctx context.Context, arrivals *Arrivals) error {
-	return r.withChannel(func(channel *amqp.Channel) error {
+	return r.withChannel(func(_ *amqp.Connection, channel *amqp.Channel) error {
 		if err := channel.Qos(500, 0, false); err != nil {
 			return err
 		}
@@ -93,7 +96,7 @@ func (r *rabbitBroker) receive(delivery amqp.Delivery, arrivals *Arrivals) error
 
 // Drain appends a last message and waits until the consumer met it.
 func (r *rabbitBroker) Drain(ctx context.Context) error {
-	err := r.withChannel(func(channel *amqp.Channel) error {
+	err := r.withChannel(func(_ *amqp.Connection, channel *amqp.Channel) error {
 		return channel.PublishWithContext(ctx, "", topic, true, false, amqp.Publishing{Type: end})
 	})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -42,7 +43,8 @@ type relay struct {
 	mu      sync.Mutex
 	child   *child
 	kills   int
-	leaving bool // somebody is about to end it
+	leaving bool // somebody ended it, or is about to
+	killed  bool // by SIGKILL, and not started again yet
 }
 
 // newRelays writes a configuration file for each into dir.
@@ -97,7 +99,7 @@ func (rs *relays) startOne(r *relay) error {
 	if err != nil {
 		return err
 	}
-	r.child, r.leaving = started, false
+	r.child, r.leaving, r.killed = started, false, false
 	go func() {
 		<-started.done
 		r.mu.Lock()
@@ -119,6 +121,7 @@ func (r *relay) end(kill bool) *child {
 	}
 	r.leaving = true
 	if kill {
+		r.killed = true
 		r.kills++
 	}
 	return r.child
@@ -194,7 +197,7 @@ func (rs *relays) stop() []error {
 		}
 	}
 	group.Wait()
-	return errs
+	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 }
 
 // kill ends what still runs.
@@ -208,16 +211,16 @@ func (rs *relays) kill() {
 
 // relayStatus is a relay as the view shows it.
 type relayStatus struct {
-	name    string
-	running bool
-	kills   int
+	name            string
+	running, killed bool
+	kills           int
 }
 
 func (rs *relays) status() []relayStatus {
 	var status []relayStatus
 	for _, r := range rs.all {
 		r.mu.Lock()
-		status = append(status, relayStatus{r.name, r.child != nil && r.child.running(), r.kills})
+		status = append(status, relayStatus{r.name, r.child != nil && r.child.running(), r.killed, r.kills})
 		r.mu.Unlock()
 	}
 	return status

@@ -100,8 +100,11 @@ func (v *View) lines(s state) []string {
 	}
 	for _, r := range s.relays {
 		status := v.paint(green, "● running")
-		if !r.running {
+		switch {
+		case r.killed:
 			status = v.paint(red, "✗ killed ")
+		case !r.running:
+			status = "○ stopped"
 		}
 		lines = append(lines, fmt.Sprintf("  %s   %s   %s", r.name, status, times("killed", r.kills)))
 	}

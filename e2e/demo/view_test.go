@@ -12,7 +12,7 @@ func shown() state {
 		title: "a → b", phase: "load", elapsed: 20 * time.Second, total: 45 * time.Second,
 		committed: 12345, published: 12340, rolledBack: 77, commitRate: 400, publishRate: 395,
 		commitHistory: []int{0, 200, 400}, publishHistory: []int{0, 395},
-		relays: []relayStatus{{"relay-1", true, 2}, {"relay-2", false, 1}}, kills: 3,
+		relays: []relayStatus{{"relay-1", true, false, 2}, {"relay-2", false, true, 1}, {"relay-3", false, false, 0}}, kills: 3,
 	}
 }
 
@@ -24,7 +24,7 @@ func TestPlainView(t *testing.T) {
 		v.Show(shown()) // more often than once a second
 	}
 	v.Close()
-	want := "load      20 s  commits/s   400  published/s   395  lag     5  kills  3  relays 1 of 2\n"
+	want := "load      20 s  commits/s   400  published/s   395  lag     5  kills  3  relays 1 of 3\n"
 	if out.String() != want {
 		t.Errorf("got  %q\nwant %q", out.String(), want)
 	}
@@ -36,7 +36,7 @@ func TestTerminalView(t *testing.T) {
 	v := &View{Out: &out, Terminal: true}
 	v.Show(shown())
 	first := out.String()
-	for _, want := range []string{"12 345", "400/s", "▁▄█", "relay-1   ● running   killed 2 times", "relay-2   ✗ killed    killed once", "20 s of 45 s"} {
+	for _, want := range []string{"12 345", "400/s", "▁▄█", "relay-1   ● running   killed 2 times", "relay-2   ✗ killed    killed once", "relay-3   ○ stopped", "20 s of 45 s"} {
 		if !strings.Contains(first, want) {
 			t.Errorf("the view lacks %q:\n%s", want, first)
 		}
