@@ -96,9 +96,14 @@ func maven(ctx context.Context, args ...string) error {
 	if err != nil {
 		return missingPackages([]string{"maven"})
 	}
+	cache, err := openCache()
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, downloadLimit)
 	defer cancel()
-	args = append([]string{"-q", "-B"}, args...)
+	// A repository of its own, as the user may have no home.
+	args = append([]string{"-q", "-B", "-Dstyle.color=never", "-Dmaven.repo.local=" + filepath.Join(cache, "maven")}, args...)
 	for attempt := 1; ; attempt++ {
 		command := exec.Command(program, args...)
 		command.Dir = os.TempDir()

@@ -20,7 +20,11 @@ func TestSweepSparesWhatIsUsed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer used.remove()
+	defer func() {
+		if err := used.remove(); err != nil {
+			t.Error(err)
+		}
+	}()
 	left, err := newScratch("left", parent)
 	if err != nil {
 		t.Fatal(err)

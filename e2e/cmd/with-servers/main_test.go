@@ -136,7 +136,9 @@ func TestNothingOutlivesAKill(t *testing.T) {
 	if err := command.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	<-ended
+	if err := <-ended; err == nil {
+		t.Error("a killed process ended with exit code 0")
+	}
 	awaitGone(t, url)
 	match := regexp.MustCompile(`pid=(\d+)`).FindStringSubmatch(output.String())
 	if match == nil {
