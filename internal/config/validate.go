@@ -14,8 +14,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/outboxrelay/relay/sinks"
-	"github.com/outboxrelay/relay/sinks/kafka"
-	"github.com/outboxrelay/relay/sinks/rabbitmq"
 )
 
 // unavailable lists values that the schema has and this version does not do
@@ -124,43 +122,25 @@ func (d *document) validateSinks(c *Config) {
 		case sink.Kafka != nil && sink.RabbitMQ != nil:
 			d.errorf(path, "has both kafka and rabbitmq; give each a sink of its own")
 		case sink.Kafka != nil:
-			d.validateSink(join(path, "kafka"), sink.Kafka, secrets)
+			d.sinkErrors(join(path, "kafka"), sink.Kafka.Validate(), secrets)
 		case sink.RabbitMQ != nil:
-			d.validateSink(join(path, "rabbitmq"), sink.RabbitMQ, secrets)
+			d.sinkErrors(join(path, "rabbitmq"), sink.RabbitMQ.Validate(), secrets)
 		default:
 			d.errorf(path, "has no broker; give it kafka or rabbitmq")
 		}
 	}
 }
 
-// validateSink asks the sink's own package. Its messages begin with the path
-// within the sink.
-func (d *document) validateSink(path string, sink any, secrets map[string]string) {
-	validator, ok := sink.(interface{ Validate() error })
-	if !ok {
-		d.validateEssentials(path, sink)
-		return
-	}
-	for _, err := range separate(validator.Validate()) {
+// sinkErrors records what the sink's own package found. Its messages begin with
+// the path within the sink.
+func (d *document) sinkErrors(path string, found error, secrets map[string]string) {
+	for _, err := range separate(found) {
 		at, message, found := strings.Cut(err.Error(), ": ")
 		if !found || strings.ContainsAny(at, " \"'") {
 			at, message = "", err.Error()
 		}
 		at = strings.TrimSuffix(join(path, at), ".")
 		d.errorf(at, "%s", d.censor(path, message, secrets))
-	}
-}
-
-func (d *document) validateEssentials(path string, sink any) {
-	switch sink := sink.(type) {
-	case *kafka.Config:
-		if len(sink.Brokers) == 0 {
-			d.errorf(path+".brokers", "is missing; name at least one broker, for example [localhost:9092]")
-		}
-	case *rabbitmq.Config:
-		if sink.URL == "" && !d.failed(path+".url") {
-			d.errorf(path+".url", "is missing; expected for example amqp://user:password@localhost:5672/")
-		}
 	}
 }
 
