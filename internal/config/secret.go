@@ -233,6 +233,10 @@ func isKeyword(key string) bool {
 	return key != ""
 }
 
+// longWord is the length from which a secret is replaced inside other words
+// too. A shorter one would be found in innocent words, and the gaps tell it.
+const longWord = 6
+
 // censor replaces in message whatever it repeats of secrets and of values from
 // the environment at path or below. It is for messages that others wrote.
 func (d *document) censor(path, message string, secrets map[string]string) string {
@@ -241,8 +245,10 @@ func (d *document) censor(path, message string, secrets map[string]string) strin
 			continue
 		}
 		for _, fragment := range fragmentsOf(secret) {
-			if fragment != "" {
+			if len(fragment) >= longWord {
 				message = strings.ReplaceAll(message, fragment, hidden)
+			} else {
+				message = replaceWord(message, fragment, hidden)
 			}
 		}
 	}

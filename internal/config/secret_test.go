@@ -131,7 +131,7 @@ func TestCensor(t *testing.T) {
 		"a.hosts": {[]string{"H"}, "db.example:9092"},
 		"b":       {[]string{"B"}, "other"},
 	}}
-	secrets := map[string]string{"a.url": "amqp://u:p%40w@h", "c": "zzz"}
+	secrets := map[string]string{"a.url": "amqp://u:p%40w@h", "c": "zzz", "a.password": "a", "a.other": "longer"}
 	for message, want := range map[string]string{
 		"0 is not between 1 and 10":  "*** is not between 1 and 10",
 		`"db.example" has no port`:   `"***" has no port`,
