@@ -18,7 +18,9 @@ func TestValidate(t *testing.T) {
 	}{
 		{"defaults with a broker", func(*Config) {}, nil},
 		{"no broker", func(c *Config) { c.Brokers = nil }, []string{"brokers: is missing"}},
-		{"bad brokers", func(c *Config) { c.Brokers = []string{"a:1", "localhost", ":9092", "b:0", "b:99999", "kafka://b:1", "[::1]:9092"} },
+		{"bad brokers", func(c *Config) {
+			c.Brokers = []string{"a:1", "localhost", ":9092", "b:0", "b:99999", "kafka://b:1", "[::1]:9092"}
+		},
 			[]string{`brokers[1]: "localhost" is not host:port`, `brokers[2]: ":9092"`, `brokers[3]: "b:0"`, `brokers[4]: "b:99999"`, `brokers[5]: "kafka://b:1"`}},
 		{"compression", func(c *Config) { c.Compression = "brotli" }, []string{`compression: "brotli" is not known`}},
 		{"every codec", func(c *Config) { c.Compression = "zstd" }, nil},

@@ -57,13 +57,20 @@ func randomName(prefix string) string {
 	return prefix + "-" + hex.EncodeToString(random[:])
 }
 
-// newTopic creates a topic that the test's end deletes.
+// newTopic creates a topic that the test's end deletes. It leaves no connection
+// behind.
 func newTopic(t testing.TB, partitions int, configs ...kafkago.ConfigEntry) string {
 	t.Helper()
-	transport := &kafkago.Transport{MetadataTTL: 100 * time.Millisecond}
-	t.Cleanup(transport.CloseIdleConnections)
-	client := &kafkago.Client{Addr: kafkago.TCP(brokers(t)...), Timeout: 30 * time.Second, Transport: transport}
 	name := randomName("sink")
+	createTopic(t, name, partitions, configs...)
+	t.Cleanup(func() { deleteTopic(t, name) })
+	return name
+}
+
+func createTopic(t testing.TB, name string, partitions int, configs ...kafkago.ConfigEntry) {
+	t.Helper()
+	client, done := admin(t)
+	defer done()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		response, err := client.CreateTopics(t.Context(), &kafkago.CreateTopicsRequest{Topics: []kafkago.TopicConfig{
 			{Topic: name, NumPartitions: partitions, ReplicationFactor: 1, ConfigEntries: configs},
@@ -72,18 +79,29 @@ func newTopic(t testing.TB, partitions int, configs ...kafkago.ConfigEntry) stri
 			err = response.Errors[name]
 		}
 		if err == nil || errors.Is(err, kafkago.TopicAlreadyExists) {
-			break
+			return
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("create topic %s: %v", name, err)
 		}
 	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		_, _ = client.DeleteTopics(ctx, &kafkago.DeleteTopicsRequest{Topics: []string{name}})
-	})
-	return name
+}
+
+func deleteTopic(t testing.TB, name string) {
+	t.Helper()
+	client, done := admin(t)
+	defer done()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if _, err := client.DeleteTopics(ctx, &kafkago.DeleteTopicsRequest{Topics: []string{name}}); err != nil {
+		t.Logf("delete topic %s: %v", name, err)
+	}
+}
+
+func admin(t testing.TB) (client *kafkago.Client, done func()) {
+	t.Helper()
+	transport := &kafkago.Transport{MetadataTTL: time.Second}
+	return &kafkago.Client{Addr: kafkago.TCP(brokers(t)...), Timeout: 30 * time.Second, Transport: transport}, transport.CloseIdleConnections
 }
 
 // record is a record with the partition that it was read from.
@@ -97,9 +115,8 @@ type record struct {
 // readTopic waits until the topic holds n records, and returns all.
 func readTopic(t testing.TB, topic string, n int, timeout time.Duration) []record {
 	t.Helper()
-	transport := &kafkago.Transport{MetadataTTL: 100 * time.Millisecond}
-	defer transport.CloseIdleConnections()
-	client := &kafkago.Client{Addr: kafkago.TCP(brokers(t)...), Timeout: 10 * time.Second, Transport: transport}
+	client, done := admin(t)
+	defer done()
 	deadline := time.Now().Add(timeout)
 	var all []record
 	next := map[int]int64{}

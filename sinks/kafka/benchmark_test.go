@@ -1,0 +1,66 @@
+package kafka
+
+import (
+	"bytes"
+	"fmt"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/outboxrelay/relay/sinks"
+)
+
+// BenchmarkPublish has 4 callers with 1,000 rows of 200 bytes a call, as the
+// relay's workers have, and 6 partitions.
+func BenchmarkPublish(b *testing.B) {
+	for _, codec := range []string{"none", "lz4"} {
+		b.Run(codec, func(b *testing.B) {
+			config := testConfig(b)
+			config.Compression = codec
+			p := open(b, config)
+			topic := newTopic(b, 6)
+			const callers, size = 4, 1000
+			payload := bytes.Repeat([]byte("x"), 200)
+			var batches [callers][]sinks.Message
+			for caller := range batches {
+				for n := range size {
+					m := publishable(topic, int64(n), fmt.Appendf(nil, "order-%d-%d", caller, n%250))
+					m.Payload = payload
+					batches[caller] = append(batches[caller], m)
+				}
+			}
+			if results := p.Publish(b.Context(), batches[0]); results != nil {
+				b.Fatal(results[0])
+			}
+			b.ReportAllocs()
+			cpu := cpuTime(b)
+			for b.Loop() {
+				var all sync.WaitGroup
+				for caller := range callers {
+					all.Go(func() {
+						for range 10 {
+							if results := p.Publish(b.Context(), batches[caller]); results != nil {
+								b.Error(results)
+								return
+							}
+						}
+					})
+				}
+				all.Wait()
+			}
+			rows := float64(b.N * callers * 10 * size)
+			b.ReportMetric(rows/b.Elapsed().Seconds(), "rows/s")
+			b.ReportMetric(float64((cpuTime(b)-cpu).Nanoseconds())/rows, "cpu-ns/row")
+		})
+	}
+}
+
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
