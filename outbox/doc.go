@@ -46,7 +46,9 @@
 //	GRANT INSERT, SELECT (id) ON public.outbox TO app;
 //
 // (SELECT of the id alone is what returning the ids takes.) Every query mode
-// of pgx works, and so does PgBouncer in transaction mode: no prepared
-// statement, setting or lock outlives the call, beyond what the driver itself
-// keeps.
+// of pgx works, and every driver of database/sql. Insert needs no state of the
+// session, so it works through PgBouncer in transaction mode too, as long as
+// the driver does: with pgx set default_query_exec_mode to exec,
+// cache_describe or simple_protocol unless PgBouncer keeps track of prepared
+// statements (1.21, max_prepared_statements).
 package outbox
