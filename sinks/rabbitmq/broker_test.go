@@ -97,11 +97,16 @@ func (b broker) exchange(t testing.TB, kind, queue, routingKey string) string {
 	return name
 }
 
-// read takes messages off a queue until n have come or the time is over.
+// read takes everything off a queue, at least n messages.
 func (b broker) read(t testing.TB, queue string, n int, timeout time.Duration) []amqp.Delivery {
 	t.Helper()
 	channel := b.channel(t)
 	defer channel.Close() // or it would take what comes later
+	if state, err := channel.QueueDeclarePassive(queue, true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	} else if state.Messages > n {
+		n = state.Messages
+	}
 	messages, err := channel.Consume(queue, "", true, false, false, false, nil)
 	if err != nil {
 		t.Fatal(err)
