@@ -1,0 +1,434 @@
+package e2e
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/outboxrelay/relay/e2e/servers"
+	"github.com/outboxrelay/relay/sinks"
+	"github.com/outboxrelay/relay/sinks/rabbitmq"
+)
+
+// rabbitOrders are the values of a RabbitMQ sink's order.
+var rabbitOrders = []string{rabbitmq.OrderStrict, rabbitmq.OrderPipelined}
+
+// startRabbit starts a node of the test's own, to be broken.
+func startRabbit(t *testing.T, options servers.RabbitMQOptions) *servers.RabbitMQ {
+	t.Helper()
+	node, err := servers.StartRabbitMQ(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	servers.CleanUp(t, node)
+	return node
+}
+
+func rabbitPublisher(t *testing.T, url string, change func(*rabbitmq.Config)) *rabbitmq.Publisher {
+	t.Helper()
+	config := rabbitmq.Defaults()
+	config.URL = url
+	if change != nil {
+		change(&config)
+	}
+	publisher, err := rabbitmq.New(config, sinks.Envelope{Style: sinks.StylePlain}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := publisher.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return publisher
+}
+
+func rabbitChannel(t *testing.T, url string) *amqp.Channel {
+	t.Helper()
+	connection, err := amqp.Dial(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = connection.Close() })
+	channel, err := connection.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return channel
+}
+
+func rabbitQueue(t *testing.T, url string) string {
+	t.Helper()
+	name := "test-" + rand.Text()[:12]
+	if _, err := rabbitChannel(t, url).QueueDeclare(name, true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// rabbitMessages are n messages that go round some keys.
+func rabbitMessages(exchange, routingKey string, n, keys int) []sinks.Message {
+	all := make([]sinks.Message, n)
+	for i := range all {
+		all[i] = sinks.Message{
+			Sequence: int64(i + 1), Topic: "orders", Exchange: exchange, Destination: routingKey,
+			Key: fmt.Appendf(nil, "order-%d", i%keys), Type: "OrderPlaced", ContentType: "application/json",
+			Payload: make([]byte, 200), CreatedAt: time.Now(),
+		}
+		_, _ = rand.Read(all[i].ID[:])
+	}
+	return all
+}
+
+// rabbitDrain publishes until everything is acknowledged, as the relay does:
+// what failed is sent again in order. It returns how often a call failed.
+func rabbitDrain(t *testing.T, publisher *rabbitmq.Publisher, pending []sinks.Message, allowed ...string) int {
+	t.Helper()
+	deadline := time.Now().Add(2 * time.Minute)
+	failures := 0
+	for len(pending) > 0 {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		results := publisher.Publish(ctx, pending[:min(5000, len(pending))])
+		cancel()
+		if results == nil {
+			pending = pending[min(5000, len(pending)):]
+			continue
+		}
+		failures++
+		var failed []sinks.Message
+		var last error
+		for i, err := range results {
+			if err == nil {
+				continue
+			}
+			failed, last = append(failed, pending[i]), err
+			if sinks.ScopeOf(err) == sinks.ScopeSkipped {
+				continue
+			}
+			if sinks.ScopeOf(err) != sinks.ScopeSink || !strings.Contains(strings.Join(allowed, " "), sinks.ReasonOf(err)) {
+				t.Fatalf("message %d: scope %s, reason %s: %v", pending[i].Sequence, sinks.ScopeOf(err), sinks.ReasonOf(err), err)
+			}
+		}
+		pending = append(failed, pending[len(results):]...)
+		if time.Now().After(deadline) {
+			t.Fatalf("%d messages still fail: %v", len(pending), last)
+		}
+		ping, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		for publisher.Ping(ping) != nil && ping.Err() == nil {
+			time.Sleep(50 * time.Millisecond)
+		}
+		cancel()
+	}
+	return failures
+}
+
+// rabbitTally reads a queue and checks that nothing is missing, first
+// occurrences are in order by key, and duplicates are within bounds.
+func rabbitTally(t *testing.T, url, queue string, sent []sinks.Message, duplicates int) {
+	t.Helper()
+	channel := rabbitChannel(t, url)
+	deliveries, err := channel.Consume(queue, "", true, false, false, false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, highest, extra := map[int64]bool{}, map[string]int64{}, 0
+	limit := time.After(time.Minute)
+	for done := false; !done; {
+		wait := time.Minute
+		if len(seen) == len(sent) {
+			wait = 500 * time.Millisecond // duplicates follow without a pause
+		}
+		select {
+		case d, ok := <-deliveries:
+			if !ok {
+				t.Fatal("the consumer's channel was closed")
+			}
+			sequence, key := d.Headers["message-sequence"].(int64), d.Headers["message-key"].(string)
+			switch {
+			case seen[sequence]:
+				extra++
+			case sequence < highest[key]:
+				t.Fatalf("key %s: %d came after %d", key, sequence, highest[key])
+			default:
+				seen[sequence], highest[key] = true, sequence
+			}
+		case <-time.After(wait):
+			done = true
+		case <-limit:
+			done = true
+		}
+	}
+	if len(seen) != len(sent) {
+		t.Errorf("%d of %d messages are in the broker", len(seen), len(sent))
+	}
+	if extra > duplicates {
+		t.Errorf("%d duplicates, want at most %d", extra, duplicates)
+	}
+	t.Logf("%d messages, %d duplicates", len(seen), extra)
+}
+
+// waitForMessages waits until something has arrived in a queue.
+func waitForMessages(t *testing.T, channel *amqp.Channel, queue string, n int) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		state, err := channel.QueueDeclarePassive(queue, true, false, false, false, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if state.Messages >= n {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("queue %s: %d messages, want %d", queue, state.Messages, n)
+		}
+	}
+}
+
+func TestRabbitMQSinkConnectionsClosed(t *testing.T) {
+	t.Parallel()
+	node := startRabbit(t, servers.RabbitMQOptions{})
+	for _, order := range rabbitOrders {
+		t.Run(order, func(t *testing.T) {
+			queue := rabbitQueue(t, node.URL("/"))
+			publisher := rabbitPublisher(t, node.URL("/"), func(c *rabbitmq.Config) { c.Order = order })
+			messages := rabbitMessages("", queue, 40_000, 97)
+			failures := make(chan int, 1)
+			go func() { failures <- rabbitDrain(t, publisher, messages, "connection") }()
+			waitForMessages(t, rabbitChannel(t, node.URL("/")), queue, 500)
+			if err := node.CloseAllConnections(t.Context(), "as tested"); err != nil {
+				t.Fatal(err)
+			}
+			n := <-failures
+			if n == 0 {
+				t.Error("no call failed: the test shows nothing")
+			}
+			rabbitTally(t, node.URL("/"), queue, messages, n*1000)
+		})
+	}
+}
+
+func TestRabbitMQSinkRestart(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"stop", "kill"} {
+		t.Run(kind, func(t *testing.T) {
+			node := startRabbit(t, servers.RabbitMQOptions{OnDisk: true})
+			queue := rabbitQueue(t, node.URL("/"))
+			publisher := rabbitPublisher(t, node.URL("/"), nil)
+			messages := rabbitMessages("", queue, 40_000, 97)
+			failures := make(chan int, 1)
+			go func() { failures <- rabbitDrain(t, publisher, messages, "connection", "timeout", "authentication") }()
+			waitForMessages(t, rabbitChannel(t, node.URL("/")), queue, 500)
+			if kind == "kill" {
+				node.Kill()
+			} else if err := node.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			if err := node.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			n := <-failures
+			if n == 0 {
+				t.Error("no call failed: the test shows nothing")
+			}
+			rabbitTally(t, node.URL("/"), queue, messages, n*1000)
+		})
+	}
+}
+
+// TestRabbitMQSinkFrozen stops the node's process, so that connections stay
+// open and nothing moves.
+func TestRabbitMQSinkFrozen(t *testing.T) {
+	t.Parallel()
+	node := startRabbit(t, servers.RabbitMQOptions{})
+	queue := rabbitQueue(t, node.URL("/"))
+	publisher := rabbitPublisher(t, node.URL("/"), nil)
+	messages := rabbitMessages("", queue, 5_000, 97)
+	rabbitDrain(t, publisher, messages[:100], "connection")
+	if err := node.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	began := time.Now()
+	results := publisher.Publish(ctx, messages[100:])
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("Publish took %s with a context of 1s", took)
+	}
+	if results == nil || sinks.ReasonOf(results[0]) != "timeout" {
+		t.Errorf("Publish to a frozen broker: %v", results)
+	}
+	if err := node.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	rabbitDrain(t, publisher, messages[100:], "connection", "timeout")
+	rabbitTally(t, node.URL("/"), queue, messages, len(messages))
+}
+
+func TestRabbitMQSinkMemoryAlarm(t *testing.T) {
+	t.Parallel()
+	node := startRabbit(t, servers.RabbitMQOptions{})
+	queue := rabbitQueue(t, node.URL("/"))
+	publisher := rabbitPublisher(t, node.URL("/"), nil)
+	messages := rabbitMessages("", queue, 3_000, 97)
+	rabbitDrain(t, publisher, messages[:100], "connection")
+	if _, err := node.Control(t.Context(), "set_vm_memory_high_watermark", "0"); err != nil {
+		t.Fatal(err)
+	}
+	// The broker says so only after the first publish.
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		began := time.Now()
+		results := publisher.Publish(t.Context(), messages[100:])
+		if results != nil && sinks.ReasonOf(results[0]) == "blocked" {
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("Publish took %s", took)
+			}
+			if sinks.ScopeOf(results[0]) != sinks.ScopeSink || !strings.Contains(results[0].Error(), "memory") {
+				t.Errorf("blocked: %v", results[0])
+			}
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("never blocked: %v", results)
+		}
+	}
+	began := time.Now()
+	if results := publisher.Publish(t.Context(), messages[100:]); results == nil || sinks.ReasonOf(results[0]) != "blocked" || time.Since(began) > time.Second {
+		t.Errorf("while blocked: after %s", time.Since(began))
+	}
+	if err := publisher.Ping(t.Context()); sinks.ReasonOf(err) != "blocked" {
+		t.Errorf("Ping while blocked: %v", err)
+	}
+	if _, err := node.Control(t.Context(), "set_vm_memory_high_watermark", "0.4"); err != nil {
+		t.Fatal(err)
+	}
+	rabbitDrain(t, publisher, messages[100:], "blocked")
+	rabbitTally(t, node.URL("/"), queue, messages, 1000)
+}
+
+// TestRabbitMQSinkRefusals has a node with small limits and a user with few
+// rights: what the broker refuses by closing the channel fails alone.
+func TestRabbitMQSinkRefusals(t *testing.T) {
+	t.Parallel()
+	node := startRabbit(t, servers.RabbitMQOptions{Config: []string{"max_message_size = 100000"}})
+	ctx := t.Context()
+	for _, command := range [][]string{
+		{"add_user", "writer", "canary"},
+		{"set_permissions", "writer", "", "^(open|topics)$", ""},
+		{"set_topic_permissions", "writer", "topics", "^allowed", ""},
+	} {
+		if _, err := node.Control(ctx, command...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	admin := rabbitChannel(t, node.URL("/"))
+	queue := rabbitQueue(t, node.URL("/"))
+	for name, kind := range map[string]string{"open": "fanout", "shut": "fanout", "topics": "topic"} {
+		if err := admin.ExchangeDeclare(name, kind, true, false, false, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := admin.QueueBind(queue, "#", name, false, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	url := strings.Replace(node.URL("/"), "guest:guest", "writer:canary", 1)
+	for _, order := range rabbitOrders {
+		t.Run(order, func(t *testing.T) {
+			publisher := rabbitPublisher(t, url, func(c *rabbitmq.Config) { c.Order = order })
+			var messages []sinks.Message
+			messages = append(messages, rabbitMessages("open", "x", 300, 300)...)
+			messages = append(messages, rabbitMessages("shut", "x", 10, 10)...)
+			messages = append(messages, rabbitMessages("topics", "allowed.x", 300, 300)...)
+			messages[100].Payload = make([]byte, 100_001)
+			messages[200].Payload = make([]byte, 150_000)
+			for i := 350; i < 600; i += 100 {
+				messages[i].Destination = "forbidden.x"
+			}
+			want := func(i int) (sinks.Scope, bool, string) {
+				switch {
+				case i == 100 || i == 200:
+					return sinks.ScopeMessage, true, "message_too_large"
+				case i >= 300 && i < 310, i >= 310 && i%100 == 50:
+					return sinks.ScopeDestination, false, "access_refused"
+				}
+				return 0, false, ""
+			}
+			good := 0
+			for i, err := range publisher.Publish(ctx, messages) {
+				scope, permanent, reason := want(i)
+				switch {
+				case reason == "" && err == nil:
+					good++
+				case reason == "":
+					t.Errorf("message %d is innocent: %v", i, err)
+				case err == nil || sinks.ScopeOf(err) != scope || sinks.IsPermanent(err) != permanent || sinks.ReasonOf(err) != reason:
+					t.Errorf("message %d: %v (scope %s, permanent %t, reason %s), want %s", i, err, sinks.ScopeOf(err), sinks.IsPermanent(err), sinks.ReasonOf(err), reason)
+				}
+			}
+			waitForMessages(t, admin, queue, good)
+			if _, err := admin.QueuePurge(queue, false); err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range []struct {
+				destination sinks.Destination
+				good        bool
+			}{
+				{sinks.Destination{Exchange: "open", Name: "x"}, true},
+				{sinks.Destination{Exchange: "shut", Name: "x"}, false},
+				{sinks.Destination{Exchange: "topics", Name: "allowed.x"}, true},
+				{sinks.Destination{Exchange: "topics", Name: "forbidden.x"}, false},
+				{sinks.Destination{Name: queue}, false},
+			} {
+				err := publisher.Verify(ctx, d.destination)
+				if (err == nil) != d.good || err != nil && (sinks.ScopeOf(err) != sinks.ScopeDestination || sinks.ReasonOf(err) != "access_refused") {
+					t.Errorf("Verify %+v: %v", d.destination, err)
+				}
+			}
+		})
+	}
+}
+
+// TestRabbitMQSinkInnocentCalls has an oversize message in one call beside the
+// innocent messages of other calls in the same exchange.
+func TestRabbitMQSinkInnocentCalls(t *testing.T) {
+	t.Parallel()
+	node := startRabbit(t, servers.RabbitMQOptions{Config: []string{"max_message_size = 100000"}})
+	queue := rabbitQueue(t, node.URL("/"))
+	publisher := rabbitPublisher(t, node.URL("/"), nil)
+	stop := make(chan struct{})
+	poisoned := make(chan error, 1)
+	go func() {
+		for {
+			poison := rabbitMessages("", queue, 1, 1)
+			poison[0].Payload = make([]byte, 200_000)
+			results := publisher.Publish(t.Context(), poison)
+			if results == nil || sinks.ReasonOf(results[0]) != "message_too_large" {
+				poisoned <- fmt.Errorf("the oversize message: %v", results)
+				return
+			}
+			select {
+			case <-stop:
+				poisoned <- nil
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}()
+	messages := rabbitMessages("", queue, 10_000, 97)
+	for from := 0; from < len(messages); from += 1000 {
+		if err := errors.Join(publisher.Publish(t.Context(), messages[from:from+1000])...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	if err := <-poisoned; err != nil {
+		t.Error(err)
+	}
+	rabbitTally(t, node.URL("/"), queue, messages, len(messages))
+}
