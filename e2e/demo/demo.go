@@ -78,6 +78,8 @@ type demo struct {
 	database string
 	relays   *relays
 	orders   *child
+	// explained is how many duplicates the kills account for.
+	explained int
 }
 
 // prepare gets, builds and starts everything but the processes of the demo.
@@ -224,7 +226,8 @@ func (d *demo) load(ctx context.Context, m *monitor) (err error) {
 	var others sync.WaitGroup
 	if d.KillEvery > 0 {
 		others.Go(func() {
-			if err := d.relays.harass(ctx, d.KillEvery); err != nil {
+			var err error
+			if d.explained, err = d.relays.harass(ctx, d.KillEvery, m.ledger); err != nil {
 				cancel(err)
 			}
 		})
@@ -289,10 +292,9 @@ func (d *demo) compare(ctx context.Context, problems []error) (clean bool, err e
 	if len(committed) == 0 {
 		problems = append(problems, errors.New("the order service committed nothing"))
 	}
-	kills := d.relays.kills()
 	tally := Compare(committed, undone, d.arrivals.Records())
-	d.View.Tally(tally, kills, problems)
-	return tally.Clean(kills) && len(problems) == 0, nil
+	d.View.Tally(tally, d.relays.kills(), d.explained, problems)
+	return tally.Clean(d.explained) && len(problems) == 0, nil
 }
 
 // close ends everything that is left, in the order in which it depends on each

@@ -22,6 +22,13 @@ func (l ledger) pending(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
+// moment returns how many messages had committed, and how many of them were
+// not marked as published, at one moment.
+func (l ledger) moment(ctx context.Context) (committed, pending int, err error) {
+	err = l.pool.QueryRow(ctx, `SELECT (SELECT count(*) FROM order_events), (SELECT count(*) FROM outbox WHERE published_at IS NULL)`).Scan(&committed, &pending)
+	return committed, pending, err
+}
+
 func (l ledger) committed(ctx context.Context) ([]Event, error) {
 	rows, err := l.pool.Query(ctx, `SELECT message_id, order_id, outbox_id FROM order_events ORDER BY outbox_id`)
 	if err != nil {

@@ -128,22 +128,39 @@ func (r *relay) end(kill bool) *child {
 }
 
 // harass kills one relay after the other, one each interval, and starts it
-// again, until ctx ends. It returns with all of them running, unless one
-// cannot be started.
-func (rs *relays) harass(ctx context.Context, interval time.Duration) error {
+// again, until ctx ends. It returns with all of them running, unless it fails,
+// and says how many duplicates the kills can explain.
+func (rs *relays) harass(ctx context.Context, interval time.Duration, book ledger) (explained int, err error) {
 	for i := 0; ; i++ {
 		if !sleep(ctx, interval-downTime) {
-			return nil
+			return explained, nil
 		}
 		victim := rs.all[i%len(rs.all)]
-		if child := victim.end(true); child != nil {
-			child.kill()
+		inFlight, err := victim.strike(context.WithoutCancel(ctx), book)
+		if err != nil {
+			return explained, fmt.Errorf("kill %s: %w", victim.name, err)
 		}
+		explained += inFlight
 		sleep(ctx, downTime)
 		if err := rs.startOne(victim); err != nil {
-			return err
+			return explained, err
 		}
 	}
+}
+
+// strike kills the relay and returns how many messages it can have had in
+// flight, sent and not marked: those pending before it and those that
+// committed until after it.
+func (r *relay) strike(ctx context.Context, book ledger) (inFlight int, err error) {
+	before, pending, err := book.moment(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if child := r.end(true); child != nil {
+		child.kill()
+	}
+	after, _, err := book.moment(ctx)
+	return pending + after - before, err
 }
 
 // ready waits until all are, so that a signal finds them with their handlers

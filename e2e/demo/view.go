@@ -122,8 +122,8 @@ func (v *View) finish() {
 // Close gives the terminal back.
 func (v *View) Close() { v.finish() }
 
-// Tally shows the result.
-func (v *View) Tally(t Tally, kills int, problems []error) {
+// Tally shows the result. So many duplicates are explained by the kills.
+func (v *View) Tally(t Tally, kills, explained int, problems []error) {
 	v.Line("")
 	v.Line("  %s", v.paint(bold, "Tally"))
 	row := func(name string, n int, note string) { v.Line("  %-14s %9s   %s", name, thousands(n), note) }
@@ -140,12 +140,14 @@ func (v *View) Tally(t Tally, kills int, problems []error) {
 	verdict("missing", len(t.Missing))
 	verdict("phantom", len(t.Phantom))
 	verdict("out of order", len(t.OutOfOrder))
-	switch {
-	case kills > 0:
-		row("duplicates", t.Duplicates, "allowed: what was in flight when a relay was killed")
-	default:
-		verdict("duplicates", t.Duplicates)
+	note := v.paint(green, "✓")
+	if t.Duplicates > explained {
+		note = v.paint(red, "✗")
 	}
+	if kills > 0 {
+		note += " at most " + thousands(explained) + " were in flight when a relay was killed"
+	}
+	row("duplicates", t.Duplicates, note)
 	row("kills", kills, "kill -9 of a relay, started again after "+downTime.String())
 	v.Line("")
 	for line := range strings.Lines(t.Offenders()) {
@@ -154,7 +156,7 @@ func (v *View) Tally(t Tally, kills int, problems []error) {
 	for _, problem := range problems {
 		v.Line("  %s %v", v.paint(red, "✗"), problem)
 	}
-	if t.Clean(kills) && len(problems) == 0 {
+	if t.Clean(explained) && len(problems) == 0 {
 		v.Line("  %s", v.paint(green, "Nothing lost, nothing phantom, nothing out of order."))
 	} else {
 		v.Line("  %s", v.paint(red, "The tally is not clean."))

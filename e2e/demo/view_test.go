@@ -63,22 +63,23 @@ func TestTallyView(t *testing.T) {
 		name     string
 		tally    Tally
 		kills    int
+		inFlight int
 		problems []error
 		want     string
 	}{
-		{"clean", Tally{Committed: 10, Records: 12, Duplicates: 2}, 1, nil, "Nothing lost"},
-		{"duplicates without a kill", Tally{Committed: 10, Records: 12, Duplicates: 2}, 0, nil, "not clean"},
-		{"missing", Tally{Committed: 10, Records: 9, Missing: []string{"this one"}}, 1, nil, "missing: this one"},
-		{"problem", Tally{Committed: 10, Records: 10}, 0, []error{errors.New("relay-1 hung")}, "relay-1 hung"},
+		{"clean", Tally{Committed: 10, Records: 12, Duplicates: 2}, 1, 5, nil, "Nothing lost"},
+		{"duplicates without a kill", Tally{Committed: 10, Records: 12, Duplicates: 2}, 0, 0, nil, "not clean"},
+		{"missing", Tally{Committed: 10, Records: 9, Missing: []string{"this one"}}, 1, 5, nil, "missing: this one"},
+		{"problem", Tally{Committed: 10, Records: 10}, 0, 0, []error{errors.New("relay-1 hung")}, "relay-1 hung"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			var out strings.Builder
-			(&View{Out: &out}).Tally(test.tally, test.kills, test.problems)
+			(&View{Out: &out}).Tally(test.tally, test.kills, test.inFlight, test.problems)
 			if !strings.Contains(out.String(), test.want) {
 				t.Errorf("the tally lacks %q:\n%s", test.want, out.String())
 			}
-			clean := test.tally.Clean(test.kills) && test.problems == nil
+			clean := test.tally.Clean(test.inFlight) && test.problems == nil
 			if strings.Contains(out.String(), "Nothing lost") != clean {
 				t.Errorf("clean is %v:\n%s", clean, out.String())
 			}
