@@ -23,6 +23,8 @@ const (
 	// metadataAge bounds the age of the metadata that routes requests.
 	metadataAge = 2 * time.Second
 	dialTimeout = 5 * time.Second
+	// refreshPause is the least time between two refreshes.
+	refreshPause = 250 * time.Millisecond
 )
 
 // cluster is the connections to the brokers.
@@ -35,6 +37,7 @@ type cluster struct {
 
 	mu         sync.Mutex
 	generation int
+	changed    time.Time
 }
 
 // newCluster dials nothing. ctx ends kafka-go's own goroutines.
@@ -74,9 +77,24 @@ func (c *cluster) era() int {
 func (c *cluster) reset(era int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.resetLocked(era)
+}
+
+func (c *cluster) resetLocked(era int) {
 	if c.generation == era {
 		c.generation++
+		c.changed = time.Now()
 		c.transport.CloseIdleConnections()
+	}
+}
+
+// refresh has the metadata read anew, for which kafka-go must drop its
+// connections too; so not when that was done a moment ago.
+func (c *cluster) refresh(era int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.changed) > refreshPause {
+		c.resetLocked(era)
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"strings"
 	"syscall"
 
 	kafkago "github.com/segmentio/kafka-go"
@@ -51,7 +50,7 @@ func (c *cluster) remedy(err error) string {
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return "the broker did not answer in TLS: is TLS misconfigured? Set tls.enabled: false, or use the port of a TLS listener"
 	}
-	if _, ok := errors.AsType[tls.AlertError](err); ok || strings.Contains(err.Error(), "remote error: tls:") {
+	if isAlert(err) {
 		if c.config.TLS.CertFile == "" {
 			return "the broker ended the TLS handshake: if it demands a client certificate, set tls.cert_file and tls.key_file"
 		}
@@ -77,14 +76,22 @@ func (c *cluster) remedy(err error) string {
 	return ""
 }
 
-// isUntrusted reports whether a TLS handshake failed for a reason that another
+// isHandshakeFailure reports whether TLS failed for a reason that another
 // attempt cannot change.
-func isUntrusted(err error) bool {
+func isHandshakeFailure(err error) bool {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return true
 	}
 	_, ok := errors.AsType[tls.RecordHeaderError](err)
-	return ok
+	return ok || isAlert(err)
+}
+
+// isAlert reports whether the broker ended TLS with an alert. With TLS 1.3 that
+// is how it refuses a client's certificate, when the handshake is over for the
+// client.
+func isAlert(err error) bool {
+	operation, ok := errors.AsType[*net.OpError](err)
+	return ok && operation.Op == "remote error"
 }
 
 func isTimeout(err error) bool {

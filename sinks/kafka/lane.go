@@ -20,8 +20,6 @@ const (
 	// batchBytes is a batch's size before compression, unless one message
 	// alone is larger.
 	batchBytes = 900_000
-	// patience bounds the waiting for a leader.
-	patience   = 10 * time.Second
 	firstPause = 50 * time.Millisecond
 	longPause  = 500 * time.Millisecond
 	// renewals bounds how often one batch asks for a new producer id.
@@ -230,11 +228,13 @@ func (l *lane) deliver(batch *shipment) {
 			l.renew()
 			appended = false // nothing was sent in the new session
 			continue
-		case verdict.action == actionWait && time.Since(began) < patience:
+		case verdict.action == actionWait && time.Since(began) < verdict.patience():
 			for _, p := range batch.parts {
 				p.segment.call.trouble.Store(&failure)
 			}
-			cluster.reset(era)
+			if verdict.moved() {
+				cluster.refresh(era)
+			}
 			sleep(ctx, pause)
 			pause = min(2*pause, longPause)
 			continue

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"errors"
+	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
@@ -39,6 +40,20 @@ type verdict struct {
 	appended bool
 }
 
+// patience is how long to wait within one Publish: for as long as Kafka may
+// take to elect a leader, or for a topic's creation to get round.
+func (v verdict) patience() time.Duration {
+	if v.scope == sinks.ScopeDestination {
+		return grace
+	}
+	return 10 * time.Second
+}
+
+// moved reports whether newer metadata may help: the partition is elsewhere.
+func (v verdict) moved() bool {
+	return v.reason == "not_leader" || v.reason == "no_leader" || v.reason == "unknown_topic"
+}
+
 // judge is the one place that says what an error of a produce request means. It
 // says nothing about who is innocent: the lane does.
 func judge(err error) verdict {
@@ -51,7 +66,7 @@ func judge(err error) verdict {
 		return verdict{actionWait, sinks.ScopeDestination, "unknown_topic", false}
 	case errors.Is(err, protocol.ErrNoLeader):
 		return verdict{actionWait, sinks.ScopeSink, "no_leader", false}
-	case isUntrusted(err):
+	case isHandshakeFailure(err):
 		return verdict{actionFail, sinks.ScopeSink, "tls", false}
 	case isTimeout(err):
 		return verdict{actionReconnect, sinks.ScopeSink, "timeout", true}
