@@ -1,0 +1,188 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"regexp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/outboxrelay/relay/internal/source"
+	"github.com/outboxrelay/relay/sinks"
+)
+
+// table is an outbox in memory, a Source that a test makes fail as no database
+// would on command. A claim takes pending rows in order and, while it is open,
+// locks their keys.
+type table struct {
+	mutex   sync.Mutex
+	batch   int // rows per claim
+	rows    []*row
+	claims  []time.Time // one per claim that was asked for
+	pings   int
+	open    int // claims that are neither settled nor released
+	fault   error
+	settles error
+}
+
+type row struct {
+	message           sinks.Message
+	published, locked bool
+}
+
+func newTable(batch int) *table { return &table{batch: batch} }
+
+// insert adds a row; an empty key is null. It returns the row's id.
+func (t *table) insert(topic, key string) int64 {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	m := sinks.Message{Sequence: int64(len(t.rows) + 1), Topic: topic}
+	if key != "" {
+		m.Key = []byte(key)
+	}
+	t.rows = append(t.rows, &row{message: m})
+	return m.Sequence
+}
+
+// remove cancels a row, as an operator's DELETE does.
+func (t *table) remove(id int64) {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	t.rows = slices.DeleteFunc(t.rows, func(r *row) bool { return r.message.Sequence == id })
+}
+
+func (t *table) setFault(err error) {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	t.fault = err
+}
+
+func (t *table) pending() (ids []int64) {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	for _, r := range t.rows {
+		if !r.published {
+			ids = append(ids, r.message.Sequence)
+		}
+	}
+	return ids
+}
+
+// claimsSince counts the claims that were asked for from then on.
+func (t *table) claimsSince(then time.Time) (n int) {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	for _, at := range t.claims {
+		if !at.Before(then) {
+			n++
+		}
+	}
+	return n
+}
+
+func (t *table) openClaims() int {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	return t.open
+}
+
+// Claim implements Source.
+func (t *table) Claim(_ context.Context, exclude source.Exclusion) (source.Batch, error) {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	t.claims = append(t.claims, time.Now())
+	if t.fault != nil {
+		return nil, t.fault
+	}
+	busy := map[source.Key]bool{}
+	for _, r := range t.rows {
+		if r.locked && r.message.Key != nil {
+			busy[keyOf(r)] = true
+		}
+	}
+	b := &memoryBatch{table: t}
+	for _, r := range t.rows {
+		if r.published || r.locked || busy[keyOf(r)] || excludes(exclude, r) {
+			continue
+		}
+		if len(b.rows) == t.batch {
+			b.full = true
+			break
+		}
+		b.rows = append(b.rows, r)
+		b.messages = append(b.messages, r.message)
+	}
+	if len(b.rows) == 0 {
+		return nil, nil
+	}
+	for _, r := range b.rows {
+		r.locked = true
+	}
+	t.open++
+	return b, nil
+}
+
+// Ping implements Source.
+func (t *table) Ping(context.Context) error {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	t.pings++
+	return t.fault
+}
+
+func keyOf(r *row) source.Key {
+	return source.Key{Topic: r.message.Topic, Key: string(r.message.Key)}
+}
+
+func excludes(e source.Exclusion, r *row) bool {
+	if slices.Contains(e.Topics, r.message.Topic) || slices.Contains(e.IDs, r.message.Sequence) {
+		return true
+	}
+	if r.message.Key != nil && slices.Contains(e.Keys, keyOf(r)) {
+		return true
+	}
+	for _, rule := range e.Rules {
+		if regexp.MustCompile(rule.TopicPattern).MatchString(r.message.Topic) && regexp.MustCompile(rule.TypePattern).MatchString(r.message.Type) {
+			return rule.HoldBack
+		}
+	}
+	return false
+}
+
+// memoryBatch is a claim of a table.
+type memoryBatch struct {
+	table    *table
+	rows     []*row
+	messages []sinks.Message
+	full     bool
+}
+
+func (b *memoryBatch) Messages() []sinks.Message { return b.messages }
+func (b *memoryBatch) Full() bool                { return b.full }
+
+func (b *memoryBatch) Settle(ctx context.Context, published func(int) bool) error {
+	b.table.mutex.Lock()
+	defer b.table.mutex.Unlock()
+	b.end()
+	if err := errors.Join(ctx.Err(), b.table.settles); err != nil {
+		return err
+	}
+	for i, r := range b.rows {
+		r.published = r.published || published(i)
+	}
+	return nil
+}
+
+func (b *memoryBatch) Release() {
+	b.table.mutex.Lock()
+	defer b.table.mutex.Unlock()
+	b.end()
+}
+
+func (b *memoryBatch) end() {
+	for _, r := range b.rows {
+		r.locked = false
+	}
+	b.table.open--
+}
