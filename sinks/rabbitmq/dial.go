@@ -33,7 +33,7 @@ func dial(ctx context.Context, target endpoint, changed *waiters, patient func()
 	if target.tls != nil {
 		encrypted := tls.Client(conn, target.tls)
 		if err := encrypted.HandshakeContext(ctx); err != nil {
-			socket.Close()
+			_ = socket.Close()
 			return nil, nil, explainTLS(target, err)
 		}
 		conn = encrypted
@@ -41,11 +41,11 @@ func dial(ctx context.Context, target endpoint, changed *waiters, patient func()
 	// Cleared by amqp091 when the connection is open.
 	deadline, _ := ctx.Deadline()
 	if err := socket.SetReadDeadline(deadline); err != nil {
-		socket.Close()
+		_ = socket.Close()
 		return nil, nil, away("connection", fmt.Errorf("RabbitMQ at %s: %w", target.address, err))
 	}
 	s := newStream(conn, socket, changed)
-	stop := context.AfterFunc(ctx, func() { socket.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = socket.Close() })
 	defer stop()
 	properties := amqp.NewConnectionProperties()
 	properties.SetClientConnectionName("outbox-relay")
@@ -63,7 +63,7 @@ func dial(ctx context.Context, target endpoint, changed *waiters, patient func()
 	}
 	if err != nil {
 		err = explainHandshake(ctx, target, s, err)
-		s.Close()
+		_ = s.Close()
 		return nil, nil, err
 	}
 	return connection, s, nil
@@ -112,8 +112,10 @@ func explainHandshake(ctx context.Context, target endpoint, s *stream, err error
 		return away("authentication", fmt.Errorf("RabbitMQ at %s offers none of the URL's authentication mechanisms: %w", target.address, err))
 	case e.Code == amqp.NotAllowed, errors.Is(err, amqp.ErrVhost):
 		return away("authentication", fmt.Errorf("RabbitMQ at %s: user %q cannot use virtual host %q: create it and grant permissions (rabbitmqctl add_vhost, set_permissions): %w", target.address, target.user, target.vhost, err))
+	case errors.Is(err, amqp.ErrCredentials):
+		return away("authentication", fmt.Errorf("RabbitMQ at %s closed the connection when user %q logged in, as it does with a wrong user name or password: check both in the URL (the user guest may only connect from the broker's own host)", target.address, target.user))
 	case e.Code == amqp.AccessRefused:
-		return away("authentication", fmt.Errorf("RabbitMQ at %s refused user %q: check user and password in the URL (the user guest may only connect from the broker's own host): %w", target.address, target.user, err))
+		return away("authentication", fmt.Errorf("RabbitMQ at %s refused user %q: check user name and password in the URL: %w", target.address, target.user, err))
 	}
 	return away("connection", fmt.Errorf("RabbitMQ at %s: %w", target.address, err))
 }

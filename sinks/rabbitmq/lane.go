@@ -89,6 +89,10 @@ func (l *lane) send(d *delivery, routingKey string, mandatory bool, p amqp.Publi
 	// holds each message before its return can arrive.
 	confirm, err := l.channel.PublishWithDeferredConfirm(l.exchange, routingKey, mandatory, false, p)
 	if err != nil {
+		// A publish fails in an open channel only halfway through its frames.
+		if !l.channel.IsClosed() {
+			_ = l.session.stream.socket.Close()
+		}
 		return errLaneEnded
 	}
 	d.confirm = confirm
@@ -232,7 +236,7 @@ func (l *lane) resolve(everywhere bool) {
 	}
 	// A return comes before its confirm: what belongs to these confirms is in
 	// the buffer by now.
-	for l.returns != nil && len(l.returns) > 0 {
+	for len(l.returns) > 0 {
 		r, ok := <-l.returns
 		l.markReturned(r, ok)
 	}

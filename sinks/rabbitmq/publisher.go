@@ -19,7 +19,7 @@ type Publisher struct {
 	envelope sinks.Envelope
 	target   endpoint
 	logger   *slog.Logger
-	lifetime context.Context //nolint:containedctx // ends dialling at Close
+	lifetime context.Context // ends dialling at Close
 	end      context.CancelFunc
 
 	mu      sync.Mutex
@@ -43,6 +43,15 @@ type attempt struct {
 func New(config Config, envelope sinks.Envelope, logger *slog.Logger) (*Publisher, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
+	}
+	switch envelope.Style {
+	case "", sinks.StylePlain, sinks.StyleDebezium:
+	case sinks.StyleCloudEvents:
+		if envelope.Source == "" {
+			return nil, fmt.Errorf("source: is empty, but headers: %s needs it", envelope.Style)
+		}
+	default:
+		return nil, fmt.Errorf("headers: %q is not a style: use plain, cloudevents or debezium", envelope.Style)
 	}
 	target, err := newEndpoint(config)
 	if err != nil {

@@ -86,7 +86,7 @@ func newStream(conn, socket net.Conn, changed *waiters) *stream {
 func (s *stream) run() {
 	defer close(s.done)
 	defer s.changed.wake()
-	defer s.socket.Close()
+	defer func() { _ = s.socket.Close() }()
 	var spare []byte
 	for range s.wake {
 		s.mu.Lock()

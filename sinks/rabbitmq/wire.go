@@ -1,8 +1,10 @@
 package rabbitmq
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -25,8 +27,7 @@ const (
 	defaultFrameMax = 131072
 )
 
-// The headers that this sink writes. They win over a user's header of the same
-// name.
+// The headers that this sink writes.
 const (
 	headerKey      = "message-key"
 	headerSequence = "message-sequence"
@@ -61,7 +62,9 @@ func (e *encoder) publishing(m *sinks.Message) amqp.Publishing {
 	}
 	clear(e.headers)
 	for _, header := range m.Headers {
-		e.headers[header.Name] = header.Value
+		if !e.reserved(header.Name) {
+			e.headers[header.Name] = header.Value
+		}
 	}
 	id := messageID(m.ID)
 	if m.Key != nil {
@@ -75,7 +78,7 @@ func (e *encoder) publishing(m *sinks.Message) amqp.Publishing {
 		e.headers[cloudEvents+"specversion"] = "1.0"
 		e.headers[cloudEvents+"id"] = id
 		e.headers[cloudEvents+"source"] = e.envelope.Source
-		e.headers[cloudEvents+"type"] = m.Type
+		e.headers[cloudEvents+"type"] = cmp.Or(m.Type, m.Topic) // must not be empty
 		e.headers[cloudEvents+"time"] = m.CreatedAt.UTC().Format(time.RFC3339Nano)
 		if m.Key != nil {
 			e.headers[cloudEvents+"subject"] = string(m.Key)
@@ -99,6 +102,28 @@ func (e *encoder) publishing(m *sinks.Message) amqp.Publishing {
 		publishing.DeliveryMode = amqp.Persistent
 	}
 	return publishing
+}
+
+// reserved reports whether a header of this name is the relay's. A user's is
+// left out, also where the relay writes none: an application that passes on the
+// headers of what it received must claim neither a key nor a replay.
+func (e *encoder) reserved(name string) bool {
+	switch name {
+	case headerKey, headerReplayed:
+		return true
+	}
+	switch e.envelope.Style {
+	case sinks.StyleCloudEvents:
+		switch strings.TrimPrefix(name, cloudEvents) {
+		case "specversion", "id", "source", "type", "time", "subject":
+			return strings.HasPrefix(name, cloudEvents)
+		}
+		return false
+	case sinks.StyleDebezium:
+		return name == headerEventID || name == headerEventType
+	default:
+		return name == headerSequence
+	}
 }
 
 // headerFrame returns the size in bytes of the content header's frame.

@@ -50,6 +50,15 @@ func TestWire(t *testing.T) {
 		{"empty key", sinks.StylePlain, func(m *sinks.Message) { m.Key, m.Headers = []byte{}, nil }, amqp.Table{
 			"message-key": "", "message-sequence": int64(1 << 40),
 		}},
+		{"passed on", sinks.StyleCloudEvents, func(m *sinks.Message) {
+			m.Key, m.Type, m.Headers = nil, "", []sinks.Header{
+				{Name: "message-key", Value: "theirs"}, {Name: "message-replayed", Value: "true"},
+				{Name: "cloudEvents_subject", Value: "theirs"}, {Name: "cloudEvents_sequence", Value: "1"}, {Name: "id", Value: "1"},
+			}
+		}, amqp.Table{
+			"cloudEvents_specversion": "1.0", "cloudEvents_id": id, "cloudEvents_source": "/shop", "cloudEvents_type": "orders",
+			"cloudEvents_time": "2026-02-03T04:05:06.789012Z", "cloudEvents_sequence": "1", "id": "1",
+		}},
 		{"replayed", sinks.StylePlain, func(m *sinks.Message) { m.Replayed, m.Key, m.Headers = true, nil, nil }, amqp.Table{
 			"message-replayed": "true", "message-sequence": int64(1 << 40),
 		}},
