@@ -1,0 +1,79 @@
+package scenario
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/outboxrelay/relay/e2e/servers"
+)
+
+// BinaryVariable names the relay's binary for the tests; unset, Main builds it.
+const BinaryVariable = "RELAY_TEST_BINARY"
+
+// startLimit bounds getting and starting what the environment lacks.
+const startLimit = 10 * time.Minute
+
+// Main is the body of TestMain: it builds the relay, starts the shared servers
+// that the environment does not name, tells the tests through the environment
+// where they are, runs the tests, and returns the exit code.
+func Main(m *testing.M) int {
+	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "outbox-relay-scenario-")
+	if err != nil {
+		return fail(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if os.Getenv(BinaryVariable) == "" {
+		binary := filepath.Join(dir, "relay")
+		if err := build(ctx, binary); err != nil {
+			return fail(err)
+		}
+		if err := os.Setenv(BinaryVariable, binary); err != nil {
+			return fail(err)
+		}
+	}
+	shared, err := servers.StartShared(ctx, servers.FromEnvironment(), servers.EnvironmentOptions{})
+	if err != nil {
+		return fail(err)
+	}
+	defer func() { _ = shared.Close() }() // what it leaves, the next run removes
+	for _, variable := range shared.Variables() {
+		name, value, _ := strings.Cut(variable, "=")
+		if err := os.Setenv(name, value); err != nil {
+			return fail(err)
+		}
+	}
+	code := m.Run()
+	if code != 0 {
+		_ = shared.KeepLogs(filepath.Join(servers.LogsDir(), "shared"))
+	}
+	return code
+}
+
+func fail(err error) int {
+	fmt.Fprintln(os.Stderr, "scenario:", err)
+	return 1
+}
+
+// build makes the relay from the sources that the tests belong to.
+func build(ctx context.Context, binary string) error {
+	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/outboxrelay/relay")
+	root, err := list.Output()
+	if err != nil {
+		return fmt.Errorf("find the relay's sources: %w", err)
+	}
+	command := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/relay")
+	command.Dir = string(bytes.TrimSpace(root))
+	if output, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the relay: %w\n%s", err, output)
+	}
+	return nil
+}
