@@ -67,7 +67,8 @@ func (b *recordBatch) add(m *sinks.Message) (undo int) {
 	start := len(b.records)
 	// Two bytes for the length fit all records of 64 to 8191 bytes; others are
 	// moved.
-	out := append(b.records, 0, 0)
+	out := b.records
+	out = append(out, 0, 0)
 	out = append(out, 0, 0) // attributes, timestamp delta
 	out = binary.AppendVarint(out, int64(b.count))
 	out = appendBytes(out, m.Key)

@@ -201,7 +201,7 @@ func (c *cluster) ping(ctx context.Context) error {
 // topic __transaction_state.
 type newProducer initproducerid.Request
 
-func (*newProducer) ApiKey() protocol.ApiKey { return protocol.InitProducerId } //nolint:staticcheck // kafka-go's name
+func (*newProducer) ApiKey() protocol.ApiKey { return protocol.InitProducerId } //nolint:revive,staticcheck // kafka-go's name
 
 // newSession gets a producer id that nobody has used.
 func (c *cluster) newSession(ctx context.Context) (session, error) {
