@@ -49,6 +49,12 @@ func (b *broker) got() []int64 {
 	return slices.Clone(b.accepted)
 }
 
+func (b *broker) tries() []attempt {
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	return slices.Clone(b.attempts)
+}
+
 // triesOf returns when a message was tried.
 func (b *broker) triesOf(id int64) (times []time.Time) {
 	b.mutex.Lock()

@@ -43,7 +43,7 @@ func (j *journal) WithAttrs(attrs []slog.Attr) slog.Handler {
 
 func (j *journal) WithGroup(string) slog.Handler { return j }
 
-// with returns the lines that hold all words.
+// having returns the lines that hold all words.
 func (j *journal) having(words ...string) (found []string) {
 	j.shared.mutex.Lock()
 	defer j.shared.mutex.Unlock()

@@ -16,14 +16,15 @@ import (
 // would on command. A claim takes pending rows in order and, while it is open,
 // locks their keys.
 type table struct {
-	mutex   sync.Mutex
-	batch   int // rows per claim
-	rows    []*row
-	claims  []time.Time // one per claim that was asked for
-	pings   int
-	open    int // claims that are neither settled nor released
-	fault   error
-	settles error
+	mutex    sync.Mutex
+	batch    int // rows per claim
+	rows     []*row
+	claims   []time.Time // one per claim that was asked for
+	pings    int
+	open     int // claims that are neither settled nor released
+	fault    error
+	settles  error
+	patterns map[string]*regexp.Regexp
 }
 
 type row struct {
@@ -31,7 +32,7 @@ type row struct {
 	published, locked bool
 }
 
-func newTable(batch int) *table { return &table{batch: batch} }
+func newTable(batch int) *table { return &table{batch: batch, patterns: map[string]*regexp.Regexp{}} }
 
 // insert adds a row; an empty key is null. It returns the row's id.
 func (t *table) insert(topic, key string) int64 {
@@ -81,6 +82,12 @@ func (t *table) claimsSince(then time.Time) (n int) {
 	return n
 }
 
+func (t *table) pingCount() int {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	return t.pings
+}
+
 func (t *table) openClaims() int {
 	t.mutex.Lock()
 	defer t.mutex.Unlock()
@@ -103,7 +110,7 @@ func (t *table) Claim(_ context.Context, exclude source.Exclusion) (source.Batch
 	}
 	b := &memoryBatch{table: t}
 	for _, r := range t.rows {
-		if r.published || r.locked || busy[keyOf(r)] || excludes(exclude, r) {
+		if r.published || r.locked || busy[keyOf(r)] || t.excludes(exclude, r) {
 			continue
 		}
 		if len(b.rows) == t.batch {
@@ -135,7 +142,7 @@ func keyOf(r *row) source.Key {
 	return source.Key{Topic: r.message.Topic, Key: string(r.message.Key)}
 }
 
-func excludes(e source.Exclusion, r *row) bool {
+func (t *table) excludes(e source.Exclusion, r *row) bool {
 	if slices.Contains(e.Topics, r.message.Topic) || slices.Contains(e.IDs, r.message.Sequence) {
 		return true
 	}
@@ -143,7 +150,7 @@ func excludes(e source.Exclusion, r *row) bool {
 		return true
 	}
 	for _, rule := range e.Rules {
-		if regexp.MustCompile(rule.TopicPattern).MatchString(r.message.Topic) && regexp.MustCompile(rule.TypePattern).MatchString(r.message.Type) {
+		if t.matches(rule.TopicPattern, r.message.Topic) && t.matches(rule.TypePattern, r.message.Type) {
 			return rule.HoldBack
 		}
 	}
@@ -185,4 +192,13 @@ func (b *memoryBatch) end() {
 		r.locked = false
 	}
 	b.table.open--
+}
+
+func (t *table) matches(pattern, text string) bool {
+	compiled, ok := t.patterns[pattern]
+	if !ok {
+		compiled = regexp.MustCompile(pattern)
+		t.patterns[pattern] = compiled
+	}
+	return compiled.MatchString(text)
 }
