@@ -191,6 +191,43 @@ func waitForMessages(t *testing.T, channel *amqp.Channel, queue string, n int) {
 	}
 }
 
+// rabbitThrough publishes new messages without a pause while a disruption
+// comes and goes, until some calls have failed and all that was to be sent is
+// acknowledged. It returns the messages and how many calls failed.
+func rabbitThrough(t *testing.T, publisher *rabbitmq.Publisher, queue string, disrupt func() error, allowed ...string) ([]sinks.Message, int) {
+	t.Helper()
+	disrupted := make(chan error, 1)
+	begin := func() { disrupted <- disrupt() }
+	var sent []sinks.Message
+	failures, over := 0, false
+	for deadline := time.Now().Add(3 * time.Minute); !over; {
+		batch := rabbitMessages("", queue, 500, 97)
+		for i := range batch {
+			batch[i].Sequence += int64(len(sent))
+		}
+		failures += rabbitDrain(t, publisher, batch, allowed...)
+		sent = append(sent, batch...)
+		if len(sent) == 2*len(batch) {
+			go begin()
+		}
+		select {
+		case err := <-disrupted:
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Between two calls it went unnoticed: once more.
+			if over = failures > 0; !over {
+				go begin()
+			}
+		default:
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d messages, %d failed calls, disruption over: %t", len(sent), failures, over)
+		}
+	}
+	return sent, failures
+}
+
 func TestRabbitMQSinkConnectionsClosed(t *testing.T) {
 	t.Parallel()
 	node := startRabbit(t, servers.RabbitMQOptions{})
@@ -198,46 +235,31 @@ func TestRabbitMQSinkConnectionsClosed(t *testing.T) {
 		t.Run(order, func(t *testing.T) {
 			queue := rabbitQueue(t, node.URL("/"))
 			publisher := rabbitPublisher(t, node.URL("/"), func(c *rabbitmq.Config) { c.Order = order })
-			messages := rabbitMessages("", queue, 40_000, 97)
-			failures := make(chan int, 1)
-			go func() { failures <- rabbitDrain(t, publisher, messages, "connection") }()
-			waitForMessages(t, rabbitChannel(t, node.URL("/")), queue, 500)
-			if err := node.CloseAllConnections(t.Context(), "as tested"); err != nil {
-				t.Fatal(err)
-			}
-			n := <-failures
-			if n == 0 {
-				t.Error("no call failed: the test shows nothing")
-			}
-			rabbitTally(t, node.URL("/"), queue, messages, n*1000)
+			messages, failures := rabbitThrough(t, publisher, queue, func() error {
+				return node.CloseAllConnections(t.Context(), "as tested")
+			}, "connection")
+			rabbitTally(t, node.URL("/"), queue, messages, failures*500)
 		})
 	}
 }
 
 func TestRabbitMQSinkRestart(t *testing.T) {
 	t.Parallel()
-	for _, kind := range []string{"stop", "kill"} {
-		t.Run(kind, func(t *testing.T) {
-			node := startRabbit(t, servers.RabbitMQOptions{OnDisk: true})
+	node := startRabbit(t, servers.RabbitMQOptions{OnDisk: true})
+	for name, end := range map[string]func() error{
+		"stop": node.Stop,
+		"kill": func() error { node.Kill(); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
 			queue := rabbitQueue(t, node.URL("/"))
 			publisher := rabbitPublisher(t, node.URL("/"), nil)
-			messages := rabbitMessages("", queue, 40_000, 97)
-			failures := make(chan int, 1)
-			go func() { failures <- rabbitDrain(t, publisher, messages, "connection", "timeout", "authentication") }()
-			waitForMessages(t, rabbitChannel(t, node.URL("/")), queue, 500)
-			if kind == "kill" {
-				node.Kill()
-			} else if err := node.Stop(); err != nil {
-				t.Fatal(err)
-			}
-			if err := node.Start(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			n := <-failures
-			if n == 0 {
-				t.Error("no call failed: the test shows nothing")
-			}
-			rabbitTally(t, node.URL("/"), queue, messages, n*1000)
+			messages, failures := rabbitThrough(t, publisher, queue, func() error {
+				if err := end(); err != nil {
+					return err
+				}
+				return node.Start(t.Context())
+			}, "connection", "timeout", "authentication")
+			rabbitTally(t, node.URL("/"), queue, messages, failures*500)
 		})
 	}
 }
