@@ -1,0 +1,213 @@
+package kafka
+
+import (
+	"context"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol/metadata"
+
+	"github.com/outboxrelay/relay/sinks"
+)
+
+const (
+	// grace is how long a topic that nobody knows is waited for: it may have
+	// been created a moment ago.
+	grace = 2 * time.Second
+	// unknownFor is how long an unknown topic is not waited for again.
+	unknownFor = 30 * time.Second
+	// spread is how many messages without key go to a partition before the
+	// next one is taken.
+	spread = 64
+)
+
+// target is a call's messages for one topic.
+type target struct {
+	topic   string
+	indexes []int32
+}
+
+// dispatch hands the messages to the lanes, and fails those that have none.
+func (p *Publisher) dispatch(ctx context.Context, c *call) {
+	targets := group(c.messages)
+	names := make([]string, len(targets))
+	for i, t := range targets {
+		names[i] = t.topic
+	}
+	topics, err := p.cluster.cachedTopics(ctx, names)
+	if err != nil {
+		if ctx.Err() != nil || p.ctx.Err() != nil {
+			return
+		}
+		err = &sinks.Error{Scope: sinks.ScopeSink, Reason: judge(err).reason, Err: p.cluster.diagnose(err)}
+		for _, t := range targets {
+			c.fail(err, t.indexes...)
+		}
+		return
+	}
+	var absent []target
+	for i, t := range targets {
+		if usable(topics[i]) {
+			p.assign(c, t, len(topics[i].Partitions))
+		} else {
+			absent = append(absent, t)
+		}
+	}
+	if len(absent) > 0 {
+		p.awaitTopics(ctx, c, absent)
+	}
+}
+
+func group(messages []sinks.Message) []target {
+	var targets []target
+	byTopic := map[string]int{}
+	last := -1
+	for i := range messages {
+		topic := messages[i].Destination
+		if last < 0 || targets[last].topic != topic {
+			at, ok := byTopic[topic]
+			if !ok {
+				at = len(targets)
+				byTopic[topic] = at
+				targets = append(targets, target{topic: topic})
+				if at == 0 {
+					targets[0].indexes = make([]int32, 0, len(messages))
+				}
+			}
+			last = at
+		}
+		targets[last].indexes = append(targets[last].indexes, int32(i))
+	}
+	return targets
+}
+
+// usable reports whether the metadata suffices to send to the topic.
+func usable(t metadata.ResponseTopic) bool {
+	code := kafkago.Error(t.ErrorCode)
+	return (code == 0 || code == kafkago.LeaderNotAvailable) && len(t.Partitions) > 0
+}
+
+// awaitTopics asks the brokers for topics that the metadata does not have. What
+// is unknown for longer than the grace fails.
+func (p *Publisher) awaitTopics(ctx context.Context, c *call, absent []target) {
+	until := time.Now().Add(grace)
+	for pause := firstPause; ; pause = min(2*pause, longPause) {
+		names := make([]string, len(absent))
+		for i, t := range absent {
+			names[i] = t.topic
+		}
+		era := p.cluster.era()
+		topics, err := p.cluster.freshTopics(ctx, names)
+		if ctx.Err() != nil || p.ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			err = &sinks.Error{Scope: sinks.ScopeSink, Reason: judge(err).reason, Err: p.cluster.diagnose(err)}
+			for _, t := range absent {
+				c.fail(err, t.indexes...)
+			}
+			return
+		}
+		found := map[string]metadata.ResponseTopic{}
+		for _, topic := range topics {
+			found[topic.Name] = topic
+		}
+		var left []target
+		for _, t := range absent {
+			topic, answered := found[t.topic]
+			code := kafkago.Error(topic.ErrorCode)
+			switch {
+			case answered && usable(topic):
+				// Kafka-go routes by metadata of its own, which is older.
+				p.cluster.reset(era)
+				p.known(t.topic)
+				p.assign(c, t, len(topic.Partitions))
+			case answered && transient(code) && p.waitFor(t.topic, until):
+				left = append(left, t)
+			default:
+				if !answered || code == 0 {
+					code = kafkago.UnknownTopicOrPartition
+				}
+				verdict := judgeCode(code)
+				c.fail(&sinks.Error{Scope: sinks.ScopeDestination, Reason: verdict.reason, Err: destinationError(t.topic, code, verdict.reason)}, t.indexes...)
+			}
+		}
+		if len(left) == 0 {
+			return
+		}
+		absent = left
+		sleep(ctx, pause)
+	}
+}
+
+// transient reports whether a topic's state may be one of its creation.
+func transient(code kafkago.Error) bool {
+	return code == 0 || code == kafkago.UnknownTopicOrPartition || code == kafkago.LeaderNotAvailable
+}
+
+// waitFor reports whether to wait for an unknown topic: until the grace ended,
+// and not again soon after that.
+func (p *Publisher) waitFor(topic string, until time.Time) bool {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now.Before(p.unknown[topic]) {
+		return false
+	}
+	if now.Before(until) {
+		return true
+	}
+	for name, expires := range p.unknown {
+		if now.After(expires) {
+			delete(p.unknown, name)
+		}
+	}
+	p.unknown[topic] = now.Add(unknownFor)
+	return false
+}
+
+func (p *Publisher) known(topic string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.unknown, topic)
+}
+
+// assign hands a topic's messages to the lanes of its partitions.
+func (p *Publisher) assign(c *call, t target, partitions int) {
+	chosen := make([]int32, len(t.indexes))
+	counts := make([]int32, partitions)
+	for n, i := range t.indexes {
+		m := &c.messages[i]
+		if m.Key != nil {
+			chosen[n] = partitionOf(m.Key, partitions)
+		} else {
+			chosen[n] = int32((p.keyless.Add(1) - 1) / spread % uint32(partitions))
+		}
+		counts[chosen[n]]++
+	}
+	indexes := make([]int32, len(t.indexes))
+	segments := make([]*segment, partitions)
+	start := int32(0)
+	for partition, count := range counts {
+		if count > 0 {
+			segments[partition] = &segment{call: c, indexes: indexes[start : start : start+count]}
+			start += count
+		}
+	}
+	for n, i := range t.indexes {
+		s := segments[chosen[n]]
+		s.indexes = append(s.indexes, i)
+	}
+	c.mu.Lock()
+	for _, s := range segments {
+		if s != nil {
+			c.segments = append(c.segments, s)
+		}
+	}
+	c.mu.Unlock()
+	for partition, s := range segments {
+		if s != nil {
+			p.lane(t.topic, int32(partition)).enqueue(s)
+		}
+	}
+}
