@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -45,6 +46,10 @@ type Kafka struct {
 	// flags are further flags of Java.
 	flags        []string
 	certificates *certificates
+
+	topicsMu sync.Mutex
+	// topics are those that CreateTopic made, with their partitions.
+	topics map[string]int
 }
 
 // The index of each listener's port.
@@ -83,7 +88,7 @@ func startKafka(ctx context.Context, options KafkaOptions, flags ...string) (*Ka
 	if err != nil {
 		return nil, err
 	}
-	k := &Kafka{instance: in, options: options, home: home, flags: flags}
+	k := &Kafka{instance: in, options: options, home: home, flags: flags, topics: map[string]int{}}
 	if err := k.initialize(ctx); err != nil {
 		return nil, errors.Join(err, k.Close())
 	}
@@ -225,7 +230,8 @@ func kafkaArchive(home string) (string, error) {
 }
 
 // Start starts the broker that was stopped or killed, on the same ports and
-// data, and returns when it is in its own metadata.
+// data, and returns when it is in its own metadata and leads every partition of
+// the topics that CreateTopic made.
 func (k *Kafka) Start(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()

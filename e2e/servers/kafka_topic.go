@@ -17,16 +17,44 @@ func (k *Kafka) client() (*kafka.Client, func()) {
 	return client, transport.CloseIdleConnections
 }
 
-// probe succeeds when the broker answers and counts itself as alive.
+// probe succeeds when the broker answers, counts itself as alive and leads
+// every partition of the topics that CreateTopic made.
 func (k *Kafka) probe(ctx context.Context) error {
 	client, done := k.client()
 	defer done()
-	metadata, err := client.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{}})
+	metadata, err := client.Metadata(ctx, &kafka.MetadataRequest{})
 	if err != nil {
 		return err
 	}
 	if len(metadata.Brokers) == 0 {
 		return errors.New("no broker is alive yet")
+	}
+	listed := map[string]kafka.Topic{}
+	for _, topic := range metadata.Topics {
+		listed[topic.Name] = topic
+	}
+	k.topicsMu.Lock()
+	defer k.topicsMu.Unlock()
+	for name, partitions := range k.topics {
+		if err := checkTopic(listed[name], partitions); err != nil {
+			return fmt.Errorf("topic %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// checkTopic refuses a topic unless all of its partitions have leaders.
+func checkTopic(topic kafka.Topic, partitions int) error {
+	if topic.Error != nil {
+		return topic.Error
+	}
+	if len(topic.Partitions) != partitions {
+		return fmt.Errorf("it has %d of %d partitions", len(topic.Partitions), partitions)
+	}
+	for _, partition := range topic.Partitions {
+		if partition.Error != nil {
+			return partition.Error
+		}
 	}
 	return nil
 }
@@ -46,20 +74,10 @@ func (k *Kafka) CreateTopic(ctx context.Context, name string, partitions int, co
 	if err != nil {
 		return fmt.Errorf("creating Kafka topic %q: %w", name, err)
 	}
-	return k.await(ctx, name, func(topic kafka.Topic) error {
-		if topic.Error != nil {
-			return topic.Error
-		}
-		if len(topic.Partitions) != partitions {
-			return fmt.Errorf("%d of %d partitions", len(topic.Partitions), partitions)
-		}
-		for _, partition := range topic.Partitions {
-			if partition.Error != nil {
-				return partition.Error
-			}
-		}
-		return nil
-	})
+	k.topicsMu.Lock()
+	k.topics[name] = partitions
+	k.topicsMu.Unlock()
+	return k.await(ctx, name, func(topic kafka.Topic) error { return checkTopic(topic, partitions) })
 }
 
 // DeleteTopic deletes a topic and returns when it is gone from the metadata.
@@ -73,6 +91,9 @@ func (k *Kafka) DeleteTopic(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("deleting Kafka topic %q: %w", name, err)
 	}
+	k.topicsMu.Lock()
+	delete(k.topics, name)
+	k.topicsMu.Unlock()
 	return k.await(ctx, name, func(topic kafka.Topic) error {
 		if errors.Is(topic.Error, kafka.UnknownTopicOrPartition) {
 			return nil
