@@ -68,8 +68,11 @@ func (t Target) apply(ctx context.Context, conn *pgx.Conn, m Migration) (done bo
 
 // applied lists the recorded versions; none when the table is not there.
 func (t Target) applied(ctx context.Context, conn *pgx.Conn) ([]int, error) {
+	// Not to_regclass: it may answer from a cache that does not know yet what
+	// another migrator committed while this one waited for the lock.
 	var exists bool
-	err := conn.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, pgx.QueryExecModeExec, t.identifier("_migrations")).Scan(&exists)
+	err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2)`,
+		pgx.QueryExecModeExec, t.Schema, t.Table+"_migrations").Scan(&exists)
 	if err != nil || !exists {
 		return nil, err
 	}

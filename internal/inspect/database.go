@@ -28,15 +28,17 @@ FROM pg_attribute a WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT 
 	indexesSQL = `SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = to_regclass($1) AND i.indisvalid AND i.indisready`
 
+	// PostgreSQL 17 gave pg_logical_emit_message another argument.
 	grantsSQL = `SELECT
-    has_schema_privilege($1, 'USAGE'),
-    has_table_privilege(to_regclass($2), 'SELECT'),
-    has_table_privilege(to_regclass($2), 'UPDATE') OR has_column_privilege(to_regclass($2), 'published_at', 'UPDATE'),
-    has_table_privilege(to_regclass($2), 'DELETE'),
-    has_function_privilege('pg_logical_emit_message(boolean, text, text)', 'EXECUTE'),
-    row_security_active(to_regclass($2))`
+    has_table_privilege(to_regclass($1), 'SELECT'),
+    has_table_privilege(to_regclass($1), 'UPDATE') OR has_column_privilege(to_regclass($1), 'published_at', 'UPDATE'),
+    has_table_privilege(to_regclass($1), 'DELETE'),
+    row_security_active(to_regclass($1)),
+    (SELECT p.oid::regprocedure::text FROM pg_proc p
+     WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = 'pg_logical_emit_message' AND p.proargtypes[2] = 'text'::regtype
+         AND NOT has_function_privilege(p.oid, 'EXECUTE'))`
 
-	schemaSQL = `SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)`
+	schemaSQL = `SELECT count(*) > 0, coalesce(bool_and(has_schema_privilege(oid, 'USAGE')), false) FROM pg_namespace WHERE nspname = $1`
 )
 
 // columnTypes are the columns that the relay reads, and the types that it
@@ -94,6 +96,14 @@ func (d *database) fail(subject string, err error) {
 	d.add(Error, subject, err.Error(), source.Explain(err).Remedy)
 }
 
+// missing adds that the role lacks a privilege.
+func (d *database) missing(subject, privilege, object string) {
+	d.add(Error, subject, "missing: "+privilege, fmt.Sprintf("GRANT %s ON %s TO %s", privilege, object, d.role()))
+}
+
+// role is the quoted name of the relay's role.
+func (d *database) role() string { return pgx.Identifier{d.conn.Config().User}.Sanitize() }
+
 func (d *database) connect(ctx context.Context) *pgx.Conn {
 	pool, err := d.config.Database.PoolConfig()
 	if err != nil {
@@ -128,10 +138,15 @@ func (d *database) server(ctx context.Context) bool {
 
 func (d *database) table(ctx context.Context) bool {
 	subject := "table " + d.name
-	var schemaExists bool
-	if err := d.conn.QueryRow(ctx, schemaSQL, d.config.Outbox.Schema).Scan(&schemaExists); err != nil {
+	var schemaExists, usage bool
+	if err := d.conn.QueryRow(ctx, schemaSQL, d.config.Outbox.Schema).Scan(&schemaExists, &usage); err != nil {
 		d.fail(subject, err)
 		return false
+	}
+	if schemaExists && !usage {
+		schema := "SCHEMA " + pgx.Identifier{d.config.Outbox.Schema}.Sanitize()
+		d.missing("grants on "+d.name, "USAGE", schema)
+		return false // without it, nothing in the schema can be looked at
 	}
 	rows, err := d.conn.Query(ctx, columnsSQL, d.name)
 	if err != nil {
@@ -208,29 +223,27 @@ func (d *database) migrations(ctx context.Context) {
 
 func (d *database) grants(ctx context.Context) {
 	subject := "grants on " + d.name
-	var usage, selects, updates, deletes, emits, rowSecurity bool
-	err := d.conn.QueryRow(ctx, grantsSQL, d.config.Outbox.Schema, d.name).
-		Scan(&usage, &selects, &updates, &deletes, &emits, &rowSecurity)
-	if err != nil {
+	var selects, updates, deletes, rowSecurity bool
+	var emit *string // the function that may not be called
+	if err := d.conn.QueryRow(ctx, grantsSQL, d.name).Scan(&selects, &updates, &deletes, &rowSecurity, &emit); err != nil {
 		d.fail(subject, err)
 		return
 	}
-	role := pgx.Identifier{d.conn.Config().User}.Sanitize()
 	before := len(d.findings)
-	missing := func(has bool, privilege, object string) {
-		if !has {
-			d.add(Error, subject, "missing: "+privilege, fmt.Sprintf("GRANT %s ON %s TO %s", privilege, object, role))
-		}
+	if !selects {
+		d.missing(subject, "SELECT", d.name)
 	}
-	missing(usage, "USAGE", "SCHEMA "+pgx.Identifier{d.config.Outbox.Schema}.Sanitize())
-	missing(selects, "SELECT", d.name)
-	missing(updates, "UPDATE (published_at)", d.name)
-	if d.config.Outbox.OnPublished == string(source.Delete) || d.config.Outbox.Retention > 0 {
-		missing(deletes, "DELETE", d.name)
+	if !updates {
+		d.missing(subject, "UPDATE (published_at)", d.name)
 	}
-	missing(emits, "EXECUTE", "FUNCTION pg_logical_emit_message(boolean, text, text)")
+	if !deletes && (d.config.Outbox.OnPublished == string(source.Delete) || d.config.Outbox.Retention > 0) {
+		d.missing(subject, "DELETE", d.name)
+	}
+	if emit != nil {
+		d.missing(subject, "EXECUTE", "FUNCTION "+*emit)
+	}
 	if rowSecurity {
-		d.add(Warning, subject, "row level security hides rows from this role: hidden rows are never published", fmt.Sprintf("ALTER ROLE %s BYPASSRLS, or add a policy that lets it see all rows", role))
+		d.add(Warning, subject, "row level security hides rows from this role: hidden rows are never published", fmt.Sprintf("ALTER ROLE %s BYPASSRLS, or add a policy that lets it see all rows", d.role()))
 	}
 	if len(d.findings) == before {
 		d.add(OK, subject, "sufficient", "")
