@@ -1,0 +1,73 @@
+package inspect_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/outboxrelay/relay/internal/config"
+	"github.com/outboxrelay/relay/internal/inspect"
+	"github.com/outboxrelay/relay/internal/route"
+	"github.com/outboxrelay/relay/sinks"
+	"github.com/outboxrelay/relay/sinks/kafka"
+	"github.com/outboxrelay/relay/sinks/rabbitmq"
+)
+
+// place is a sink with some destinations; what the real ones answer is tested
+// beside them.
+type place struct {
+	sinks.Publisher
+	away     error
+	missing  map[sinks.Destination]error
+	verified []sinks.Destination
+}
+
+func (p *place) Ping(context.Context) error { return p.away }
+
+func (p *place) Verify(_ context.Context, d sinks.Destination) error {
+	p.verified = append(p.verified, d)
+	return p.missing[d]
+}
+
+func compile(t *testing.T, routes ...config.Route) *route.Table {
+	t.Helper()
+	table, err := route.Compile(routes, map[string]config.Sink{"main": {Kafka: &kafka.Config{}}, "mail": {RabbitMQ: &rabbitmq.Config{}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
+}
+
+func match(topic string) config.Match { return config.Match{Topic: topic} }
+
+func TestSinksVerifyWhatRoutesAndRowsLeadTo(t *testing.T) {
+	noTopic := &sinks.Error{Scope: sinks.ScopeDestination, Reason: "unknown_topic", Err: errors.New("no such topic")}
+	lost := &sinks.Error{Scope: sinks.ScopeSink, Reason: "connection", Err: errors.New("connection lost")}
+	main := &place{missing: map[sinks.Destination]error{{Name: "audit"}: noTopic, {Name: "orders"}: lost}}
+	mail := &place{}
+	routes := compile(t,
+		config.Route{Match: match("mail.*"), Sink: "mail", Exchange: "notifications", Destination: "all-mail"},
+		config.Route{Match: match("audit"), Sink: "main"},
+		config.Route{Match: match("o*"), Sink: "main"},
+	)
+	findings := inspect.Sinks(t.Context(), map[string]sinks.Publisher{"main": main, "mail": mail}, routes, []string{"orders", "mail.a", "nowhere"})
+	expect(t, findings, inspect.OK, "sink mail: reached", "sink main: reached", "destination all-mail of exchange notifications of sink mail: exists")
+	expect(t, findings, inspect.Error,
+		`routes: no route matches topic "nowhere"… -> add a route`,
+		"destination audit of sink main: no such topic -> create it, or correct the route",
+		"destination orders of sink main: connection lost -> check that the broker runs")
+	if len(mail.verified) != 1 || len(main.verified) != 2 {
+		t.Errorf("verified %v and %v; want each destination once", mail.verified, main.verified)
+	}
+}
+
+func TestSinksThatAreAwayAreNotAskedFurther(t *testing.T) {
+	main, mail := &place{away: errors.New("connection refused")}, &place{}
+	routes := compile(t, config.Route{Match: match("audit"), Sink: "main"}, config.Route{Match: match("bell"), Sink: "mail"})
+	findings := inspect.Sinks(t.Context(), map[string]sinks.Publisher{"main": main, "mail": mail}, routes, nil)
+	expect(t, findings, inspect.Error, "sink main: connection refused -> check the sink's address and credentials, and that the broker runs")
+	expect(t, findings, inspect.OK, "sink mail: reached", "destination bell of sink mail: exists")
+	if len(main.verified) != 0 {
+		t.Errorf("asked for %v", main.verified)
+	}
+}
