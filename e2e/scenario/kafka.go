@@ -109,6 +109,15 @@ func (k *KafkaLog) Records(ctx context.Context) ([]Record, error) {
 	return k.records[:len(k.records):len(k.records)], nil
 }
 
+// Len returns how many records there are, without reading them.
+func (k *KafkaLog) Len(ctx context.Context) (n int64, err error) {
+	ends, err := k.ends(ctx)
+	for _, end := range ends {
+		n += end
+	}
+	return n, err
+}
+
 // ends asks for the high watermarks.
 func (k *KafkaLog) ends(ctx context.Context) (map[topicPartition]int64, error) {
 	requests := map[string][]kafka.OffsetRequest{}

@@ -3,10 +3,13 @@ package scenario
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +19,10 @@ import (
 
 // BinaryVariable names the relay's binary for the tests; unset, Main builds it.
 const BinaryVariable = "RELAY_TEST_BINARY"
+
+// sideBySide is how many parallel tests run at a time, unless -parallel says
+// otherwise: so many that two cores can bear it.
+const sideBySide = 4
 
 // startLimit bounds getting and starting what the environment lacks.
 const startLimit = 10 * time.Minute
@@ -48,6 +55,13 @@ func Main(m *testing.M) int {
 	for _, variable := range shared.Variables() {
 		name, value, _ := strings.Cut(variable, "=")
 		if err := os.Setenv(name, value); err != nil {
+			return fail(err)
+		}
+	}
+	// Scenarios wait more than they compute, but for what they measure.
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		if err := f.Value.Set(strconv.Itoa(sideBySide)); err != nil {
 			return fail(err)
 		}
 	}
