@@ -66,7 +66,7 @@ func check(ctx context.Context, c *config.Config) ([]inspect.Finding, error) {
 	}
 	publishers, err := newPublishers(c, slog.New(slog.DiscardHandler))
 	if err != nil {
-		return append(findings, inspect.Finding{Level: inspect.Error, Subject: "sinks", Message: err.Error(), Remedy: "correct the sink's settings"}), nil
+		return append(findings, inspect.Finding{Level: inspect.Error, Subject: "sinks", Message: err.Error(), Remedy: "correct the sink's settings"}), nil //nolint:nilerr // it is a finding
 	}
 	findings = append(findings, inspect.Sinks(ctx, publishers, routes, topics)...)
 	_ = publishers.close() // nothing was published

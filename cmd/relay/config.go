@@ -9,6 +9,9 @@ func newConfig(o *options) *cobra.Command {
 		Use:     "config",
 		Short:   "Work with the configuration",
 		Example: "  relay config print",
+		// Otherwise an unknown subcommand would be answered with help and success.
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error { return command.Help() },
 	}
 	command.AddCommand(&cobra.Command{
 		Use:     "print",
