@@ -21,8 +21,8 @@ func TestPace(t *testing.T) {
 	now = now.Add(busyFor - time.Millisecond)
 	step("still busy", false, false, 5*time.Millisecond)
 	now = now.Add(time.Millisecond)
-	for _, want := range []time.Duration{10, 20, 40, 80, 100, 100} {
-		step("idle", false, false, want*time.Millisecond)
+	for _, want := range []time.Duration{10e6, 20e6, 40e6, 80e6, 100e6, 100e6} {
+		step("idle", false, false, want)
 	}
 	step("rows again", true, false, 2*time.Millisecond)
 
