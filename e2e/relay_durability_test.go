@@ -27,9 +27,14 @@ func TestAsynchronousCommitsLostInACrashAreNotPublished(t *testing.T) {
 	server := startPostgres(t, servers.PostgresOptions{
 		Durable: true,
 		// Nothing but commits writes the log out, so that much is lost.
-		Settings: map[string]string{"wal_writer_delay": "10s", "wal_writer_flush_after": "0"},
+		Settings: map[string]string{"wal_writer_delay": "10s", "wal_writer_flush_after": "1GB"},
 	})
-	stage := scenario.NewStage(t, scenario.NewDatabaseOn(t, server.URL("postgres")), scenario.NewKafkaLog(t), nil)
+	// Marks are committed synchronously and so write the log out too: they are
+	// slow here, so that most crashes come between a publication and its mark.
+	stage := scenario.NewStage(t, scenario.NewDatabaseOn(t, server.URL("postgres")), scenario.NewKafkaLog(t), scenario.Settings{"outbox.workers": 1})
+	stage.Database.Exec(t, `
+CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END';
+CREATE TRIGGER dawdle BEFORE UPDATE ON `+stage.Table+` FOR EACH STATEMENT EXECUTE FUNCTION dawdle()`)
 	relay := stage.Start()
 	load := stage.StartLoad(scenario.Workload{Writers: 10, Rate: 500, AsyncCommit: true, Unreliable: true})
 	random := stage.Random(1)
