@@ -2,15 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -78,36 +74,4 @@ func (r *relay) stop() error {
 		return fmt.Errorf("the relay: %w: %s", err, text)
 	}
 	return nil
-}
-
-// usage is what the process has used so far.
-type usage struct {
-	cpu     time.Duration
-	peakMiB int
-}
-
-// usage reads /proc.
-func (r *relay) usage() (usage, error) {
-	directory := fmt.Sprintf("/proc/%d/", r.command.Process.Pid)
-	stat, err := os.ReadFile(directory + "stat")
-	if err != nil {
-		return usage{}, err
-	}
-	// After the command in parentheses; the 14th and 15th of all fields, in
-	// hundredths of a second.
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	user, err1 := strconv.Atoi(fields[11])
-	system, err2 := strconv.Atoi(fields[12])
-	status, err3 := os.ReadFile(directory + "status")
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return usage{}, err
-	}
-	u := usage{cpu: time.Duration(user+system) * 10 * time.Millisecond}
-	for line := range strings.Lines(string(status)) {
-		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kib, _ := strconv.Atoi(strings.Fields(value)[0]) // zero shows that it was not found
-			u.peakMiB = kib / 1024
-		}
-	}
-	return u, nil
 }

@@ -19,6 +19,10 @@ func (b *bench) latency(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	meter, err := newMeter(relay.command.Process.Pid, b.postgres.PID())
+	if err != nil {
+		return err
+	}
 	insert := `WITH n AS (SELECT pg_notify('outbox', '')) INSERT INTO outbox (topic, key, type, payload)
 		SELECT 'latency', 'key-' || $1::int, 'Measured', convert_to(repeat('x', $2::int), 'UTF8') FROM n`
 	if b.onPublished != "mark" {
@@ -43,7 +47,7 @@ func (b *bench) latency(ctx context.Context) error {
 			return err
 		}
 	}
-	used, err := relay.usage()
+	_, used, err := meter.since()
 	if err != nil {
 		return err
 	}
@@ -63,7 +67,7 @@ func (b *bench) latency(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("latency  %d rows in %.1f s (%.0f rows/s), one transaction each: insert to mark p50 %.1f ms, p99 %.1f ms, max %.1f ms; relay %.1f %% of a core\n",
-		rows, seconds, float64(rows)/seconds, p50, p99, highest, used.cpu.Seconds()*100/seconds)
+	fmt.Printf("latency  %d rows in %.1f s (%.0f rows/s), one transaction each: insert to mark p50 %.1f ms, p99 %.1f ms, max %.1f ms; relay %.1f %% of a core, PostgreSQL %.1f %%\n",
+		rows, seconds, float64(rows)/seconds, p50, p99, highest, used[0].Seconds()*100/seconds, used[1].Seconds()*100/seconds)
 	return nil
 }

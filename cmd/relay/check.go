@@ -57,7 +57,12 @@ func check(ctx context.Context, c *config.Config) ([]inspect.Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	findings, conn := inspect.Database(ctx, c)
+	var findings []inspect.Finding
+	for _, warning := range c.Warnings() {
+		findings = append(findings, inspect.Finding{Level: inspect.Warning, Subject: "configuration", Message: warning, Remedy: "use park until then"})
+	}
+	inDatabase, conn := inspect.Database(ctx, c)
+	findings = append(findings, inDatabase...)
 	var topics []string
 	if conn != nil {
 		// Where this fails, a finding says why already.

@@ -104,6 +104,9 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 		background.Go(func() { prunePeriodically(beside, pruner, logger) })
 	}
 
+	for _, warning := range c.Warnings() {
+		logger.Warn("configuration", "warning", warning)
+	}
 	logger.Info("relay runs", "version", version, "schema", c.Outbox.Schema, "table", c.Outbox.Table,
 		"mode", c.Outbox.Mode, "ordering", c.Outbox.Ordering, "workers", c.Outbox.Workers, "batch_size", c.Outbox.BatchSize)
 	loop.Run(ctx)

@@ -21,10 +21,6 @@ import (
 var unavailable = []struct{ key, value, remedy string }{
 	{"mode", "follow", "use poll"},
 	{"on_published", "keep", "use mark or delete"},
-	{"policy", "dead_letter", "use park"},
-	{"policy", "skip", "use park"},
-	{"on_failure", "dead_letter", "use park"},
-	{"on_failure", "skip", "use park"},
 }
 
 const (

@@ -1,9 +1,16 @@
 package delivery
 
-import "github.com/jackc/pgx/v5/pgtype"
+import (
+	"log/slog"
+
+	"github.com/jackc/pgx/v5/pgtype"
+)
 
 // uuid is the canonical text of a message id, made only where a log shows it.
 type uuid [16]byte
+
+// LogValue implements slog.LogValuer.
+func (u uuid) LogValue() slog.Value { return slog.StringValue(u.String()) }
 
 // String implements fmt.Stringer.
 func (u uuid) String() string { return pgtype.UUID{Bytes: u, Valid: true}.String() }

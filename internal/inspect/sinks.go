@@ -77,8 +77,12 @@ func destinations(routes *route.Table, topics []string) ([]target, []Finding) {
 		switch {
 		case err == nil:
 			add(target{resolved.Route.Sink(), sinks.Destination{Exchange: resolved.Exchange, Name: resolved.Destination}})
-		case resolved.Route == nil && !routes.DependsOnType():
+		case routes.DependsOnType() || (resolved.Route != nil && resolved.Route.DependsOnKey()):
+			// The topic alone does not tell where its rows go.
+		case resolved.Route == nil:
 			findings = append(findings, Finding{Error, "routes", err.Error(), "add a route"})
+		default:
+			findings = append(findings, Finding{Error, "routes", err.Error(), "correct the route's destination, or the topic that the application writes"})
 		}
 	}
 	return targets, findings

@@ -22,7 +22,7 @@ func (c *Claimer) flush(ctx context.Context) error {
 	}
 	defer release(conn)
 	batch := &pgconn.Batch{}
-	batch.ExecParams(`BEGIN`, nil, nil, nil, nil)
+	batch.ExecParams(beginSQL, nil, nil, nil, nil)
 	batch.ExecParams(settingsSQL, [][]byte{[]byte("10000")}, nil, nil, nil)
 	batch.ExecParams(flushSQL, nil, nil, nil, nil)
 	batch.ExecParams(`COMMIT`, nil, nil, nil, nil)

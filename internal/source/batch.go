@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -53,8 +54,9 @@ type rowBatch struct {
 
 // position is an id within a shard; shard allShards means in every one.
 type position struct {
-	shard int
-	id    int64
+	shard     int
+	id        int64
+	createdAt time.Time
 }
 
 const allShards = -1
@@ -112,8 +114,9 @@ func (b *rowBatch) reach() {
 	}
 	b.claimer.floorsLock.Lock()
 	defer b.claimer.floorsLock.Unlock()
+	old := time.Now().Add(-floorLag)
 	for _, r := range b.reached {
-		b.claimer.floors.reach(r.shard, r.id)
+		b.claimer.floors.reach(r.shard, r.id, r.createdAt.Before(old))
 	}
 }
 

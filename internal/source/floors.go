@@ -41,7 +41,10 @@ func (f *floors) begin(now time.Time, version uint64) *[Shards]int64 {
 		return nil
 	}
 	if !now.Before(f.due) {
-		f.floor, f.pending = f.pending, f.reached
+		for i := range f.floor {
+			f.floor[i] = max(f.floor[i], f.pending[i])
+		}
+		f.pending = f.reached
 		f.due = now.Add(floorLag)
 	}
 	return &f.floor
@@ -52,14 +55,19 @@ func (f *floors) looked(now time.Time, took time.Duration) {
 	f.nextFullLook = now.Add(max(fullLookInterval, fullLookShare*took))
 }
 
-// reach tells that all rows of the shard up to id were taken.
-func (f *floors) reach(shard int, id int64) {
-	if shard != allShards {
-		f.reached[shard] = max(f.reached[shard], id)
-		return
+// reach tells that all rows of the shard up to id were taken. settled says that
+// the row with that id is older than floorLag, as it is where a backlog is
+// worked off: then the position is a floor at once.
+func (f *floors) reach(shard int, id int64, settled bool) {
+	first, last := shard, shard
+	if shard == allShards {
+		first, last = 0, Shards-1
 	}
-	for i := range f.reached {
+	for i := first; i <= last; i++ {
 		f.reached[i] = max(f.reached[i], id)
+		if settled {
+			f.floor[i] = max(f.floor[i], id)
+		}
 	}
 }
 

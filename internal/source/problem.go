@@ -37,7 +37,7 @@ func Explain(err error) Problem {
 	if strings.Contains(err.Error(), "read only connection") || strings.Contains(err.Error(), "server is in hot standby") {
 		return readOnly
 	}
-	if strings.Contains(err.Error(), "tls:") || strings.Contains(err.Error(), "x509:") {
+	if strings.Contains(err.Error(), "tls:") || strings.Contains(err.Error(), "refused TLS") || strings.Contains(err.Error(), "x509:") {
 		return Problem{"tls", "check sslmode and sslrootcert in database.url, and the server's certificate"}
 	}
 	if _, ok := errors.AsType[net.Error](err); ok || errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) {
@@ -65,6 +65,11 @@ func explainCode(err *pgconn.PgError) (Problem, bool) {
 		return Problem{"missing_grant", "GRANT SELECT, UPDATE, DELETE on the outbox table and USAGE on its schema to the relay's role"}, true
 	case "25006":
 		return readOnly, true
+	case "0A000":
+		// "cannot set transaction read-write mode during recovery"
+		if strings.Contains(err.Routine, "transaction_read_only") || strings.Contains(err.Message, "recovery") {
+			return readOnly, true
+		}
 	case "53300":
 		return Problem{"too_many_connections", "raise the server's max_connections, or lower database.max_connections"}, true
 	case "57P01", "57P02", "57P03":
