@@ -91,7 +91,11 @@ func (b *rowBatch) Settle(ctx context.Context, published func(i int) bool) error
 		b.forget()
 		return fmt.Errorf("mark %d rows of %s: %w", len(b.ids), b.claimer.statements.outbox, err)
 	}
-	b.reach()
+	if len(b.ids) < len(b.messages) {
+		b.forget() // the others are pending, below where the batch ended
+	} else {
+		b.reach()
+	}
 	return nil
 }
 
@@ -106,8 +110,8 @@ func (b *rowBatch) end() {
 	b.recycle()
 }
 
-// reach raises the floors of the batch's shards. Rows that were not published
-// are held back by an Exclusion, whose change makes the next look a full one.
+// reach raises the floors of the batch's shards, all of whose rows were
+// published.
 func (b *rowBatch) reach() {
 	if len(b.leftOut) > 0 {
 		return // rows were passed over
