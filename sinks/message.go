@@ -30,9 +30,22 @@ type Message struct {
 	Headers []Header
 	// CreatedAt is the row's created_at, in UTC.
 	CreatedAt time.Time
+	// InSequence makes the message part of one sequence of all messages of its
+	// destination, whatever their keys, as in a total order. It reaches as far as
+	// the broker's own order does: a partition, a queue.
+	InSequence bool
 	// Replayed marks a message that was published before and is sent again on
 	// an operator's request; it carries the header message-replayed: true.
 	Replayed bool
+}
+
+// OrderedBy returns what the message is ordered by within its destination, and
+// whether it is ordered at all.
+func (m *Message) OrderedBy() (key string, ordered bool) {
+	if m.InSequence {
+		return "", true
+	}
+	return string(m.Key), m.Key != nil
 }
 
 // Header is a name and its value.

@@ -14,8 +14,8 @@ type Publisher interface {
 	// one result per message, in the messages' order, nil for those that were
 	// acknowledged.
 	//
-	// Messages of one destination and one equal, non-nil key are appended in
-	// the order of the slice, and after a failure of one the rest of that
+	// Messages of one destination and one equal, non-nil key (or in sequence, see
+	// Message.InSequence) are appended in the order of the slice, and after a failure of one the rest of that
 	// destination and key fail too, so that the acknowledged ones of a key are
 	// always a prefix. Two concurrent calls have no mutual order: callers do
 	// not have messages of one key in two calls at a time.

@@ -94,7 +94,7 @@ func (l *Loop) route(batch source.Batch) *delivery {
 			mixed = true
 			continue
 		}
-		m.Destination, m.Exchange = target.Destination, target.Exchange
+		m.Destination, m.Exchange, m.InSequence = target.Destination, target.Exchange, l.options.TotalOrder
 		g := l.gates[target.Route.Sink()]
 		mixed = mixed || (only != nil && only != g)
 		only = g

@@ -91,11 +91,12 @@ func (c *call) refuse(err error, index int32) {
 	if c.ended {
 		return
 	}
-	if m := &c.messages[index]; m.Key != nil {
+	m := &c.messages[index]
+	if key, ordered := m.OrderedBy(); ordered {
 		if c.broken == nil {
 			c.broken = map[orderKey]struct{}{}
 		}
-		c.broken[orderKey{m.Destination, string(m.Key)}] = struct{}{}
+		c.broken[orderKey{m.Destination, key}] = struct{}{}
 	}
 	c.failLocked(err, []int32{index})
 }
@@ -112,10 +113,11 @@ func (c *call) held(index int32) bool {
 		return true
 	}
 	m := &c.messages[index]
-	if m.Key == nil {
+	key, ordered := m.OrderedBy()
+	if !ordered {
 		return false
 	}
-	if _, broken := c.broken[orderKey{m.Destination, string(m.Key)}]; !broken {
+	if _, broken := c.broken[orderKey{m.Destination, key}]; !broken {
 		return false
 	}
 	c.failLocked(sinks.ErrSkipped, []int32{index})

@@ -31,8 +31,8 @@ func newCall(messages []sinks.Message, config Config, envelope sinks.Envelope) *
 		l := c.leg(index, exchange)
 		c.chainOf[i], c.follower[i] = none, none
 		previous := int32(none)
-		if m.Key != nil {
-			id := chainKey{exchange, m.Destination, string(m.Key)}
+		if key, ordered := m.OrderedBy(); ordered {
+			id := chainKey{exchange, m.Destination, key}
 			chain, known := chains[id]
 			if known {
 				previous = last[chain]
