@@ -159,6 +159,9 @@ func (b *rowBatch) keep(value []byte) []byte {
 	if value == nil {
 		return nil
 	}
+	if len(value) == 0 {
+		return []byte{} // a slice of an empty buffer would be nil
+	}
 	if len(b.buffer)+len(value) > cap(b.buffer) {
 		// What was kept so far stays where it is; only the rest moves on.
 		b.buffer = make([]byte, 0, max(2*cap(b.buffer), len(value), 64<<10))
