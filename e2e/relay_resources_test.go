@@ -12,8 +12,8 @@ import (
 	"github.com/outboxrelay/relay/e2e/scenario"
 )
 
-// Not parallel: it takes all of the machine.
 func TestMillionPendingRowsDrainInLittleMemory(t *testing.T) {
+	t.Parallel()
 	const (
 		rows  = 1_000_000
 		limit = 100 << 10 // kB

@@ -188,15 +188,16 @@ func (s *Stage) Drain(limit time.Duration) {
 	})
 }
 
-// Records is the log so far.
-func (s *Stage) Records() []Record {
+// Records is the log so far. A broker that comes back gets some time.
+func (s *Stage) Records() (records []Record) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
-	defer cancel()
-	records, err := s.Log.Records(ctx)
-	if err != nil {
-		s.t.Fatalf("read the broker: %v", err)
-	}
+	Await(s.t, 30*time.Second, "an answer of the broker", func() (bool, string) {
+		ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
+		defer cancel()
+		var err error
+		records, err = s.Log.Records(ctx)
+		return err == nil, fmt.Sprint(err)
+	})
 	return records
 }
 
