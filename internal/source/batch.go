@@ -3,7 +3,6 @@ package source
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -47,6 +46,8 @@ type rowBatch struct {
 	// inserted and flushed are log positions: of the snapshot's end, and of the
 	// disk.
 	inserted, flushed uint64
+	// epoch is that of the floors when the batch was claimed.
+	epoch uint64
 	// reached is the last id of each shard in the batch.
 	reached []position
 	ids     []int64
@@ -54,9 +55,8 @@ type rowBatch struct {
 
 // position is an id within a shard; shard allShards means in every one.
 type position struct {
-	shard     int
-	id        int64
-	createdAt time.Time
+	shard int
+	id    int64
 }
 
 const allShards = -1
@@ -118,9 +118,8 @@ func (b *rowBatch) reach() {
 	}
 	b.claimer.floorsLock.Lock()
 	defer b.claimer.floorsLock.Unlock()
-	old := time.Now().Add(-floorLag)
 	for _, r := range b.reached {
-		b.claimer.floors.reach(r.shard, r.id, r.createdAt.Before(old))
+		b.claimer.floors.reach(b.epoch, r.shard, r.id)
 	}
 }
 

@@ -77,6 +77,7 @@ type Claimer struct {
 	statements statements
 	lockClass  string
 	settle     string
+	writers    string
 	unexcluded claimStatements
 	floors     floors
 	floorsLock sync.Mutex
@@ -97,6 +98,7 @@ func NewClaimer(pool *pgxpool.Pool, options Options) *Claimer {
 		// The class tells the shards of one table from those of another.
 		lockClass:  strconv.Itoa(int(int32(crc32.ChecksumIEEE([]byte("outbox-relay:" + s.outbox))))), //nolint:gosec // the bits matter, not the sign
 		settle:     s.expand(markSQL, "", ""),
+		writers:    s.expand(writersSQL, "", ""),
 		unexcluded: s.claim(options.Ordering, func(int) string { return "" }),
 		decoder:    newDecoder(),
 	}
@@ -140,12 +142,14 @@ func (c *Claimer) claim(ctx context.Context, conn *pgxpool.Conn, exclude Exclusi
 	start := time.Now()
 	c.floorsLock.Lock()
 	floors, full := [Shards]int64{}, true
-	if f := c.floors.begin(start, exclude.Version); f != nil {
+	f, ask := c.floors.begin(start, exclude.Version)
+	if f != nil {
 		floors, full = *f, false
 	}
+	epoch := c.floors.epoch
 	c.floorsLock.Unlock()
 
-	shards, err := c.lockShards(ctx, conn.Conn().PgConn(), sql.lock, floors, excluded)
+	shards, err := c.lockShards(ctx, conn.Conn().PgConn(), sql.lock, floors, excluded, ask)
 	if full && err == nil {
 		c.floorsLock.Lock()
 		c.floors.looked(time.Now(), time.Since(start))
@@ -159,7 +163,7 @@ func (c *Claimer) claim(ctx context.Context, conn *pgxpool.Conn, exclude Exclusi
 		read = sql.readAround
 	}
 	batch := c.batches.Get().(*rowBatch)
-	batch.claimer, batch.conn = c, conn
+	batch.claimer, batch.conn, batch.epoch = c, conn, epoch
 	err = c.read(ctx, batch, read, shards, floors, excluded)
 	if err != nil || len(batch.messages) == 0 {
 		batch.recycle()
@@ -180,8 +184,9 @@ var errRowLocked = errors.New("a pending row is locked by another session; the n
 func IsTransient(err error) bool { return errors.Is(err, errRowLocked) }
 
 // lockShards begins the transaction and locks shards with pending rows. In
-// ordering none there is nothing to lock, and it returns all shards.
-func (c *Claimer) lockShards(ctx context.Context, conn *pgconn.PgConn, sql string, floors [Shards]int64, excluded [][]byte) ([]int64, error) {
+// ordering none there is nothing to lock, and it returns all shards. When ask is
+// set it tells the floors who writes to the table.
+func (c *Claimer) lockShards(ctx context.Context, conn *pgconn.PgConn, sql string, floors [Shards]int64, excluded [][]byte, ask bool) ([]int64, error) {
 	first := rand.IntN(Shards)
 	batch := &pgconn.Batch{}
 	batch.ExecParams(beginSQL, nil, nil, nil, nil)
@@ -191,9 +196,15 @@ func (c *Claimer) lockShards(ctx context.Context, conn *pgconn.PgConn, sql strin
 			[]byte(c.lockClass), []byte(strconv.Itoa(first)), []byte(strconv.Itoa(shardsPerClaim)), idArray(floors[:]),
 		}, excluded...), nil, nil, nil)
 	}
+	if ask {
+		batch.ExecParams(c.writers, nil, nil, nil, nil)
+	}
 	results, err := conn.ExecBatch(ctx, batch).ReadAll()
 	if err != nil {
 		return nil, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
+	}
+	if ask {
+		c.tellWriters(results[len(results)-1].Rows)
 	}
 	if sql == "" {
 		shards := make([]int64, Shards)
@@ -210,6 +221,16 @@ func (c *Claimer) lockShards(ctx context.Context, conn *pgconn.PgConn, sql strin
 		}
 	}
 	return shards, nil
+}
+
+func (c *Claimer) tellWriters(rows [][][]byte) {
+	writers := make([]string, len(rows))
+	for i, row := range rows {
+		writers[i] = string(row[0])
+	}
+	c.floorsLock.Lock()
+	defer c.floorsLock.Unlock()
+	c.floors.answered(writers)
 }
 
 // read fills the batch with the pending rows of the shards and waits until they

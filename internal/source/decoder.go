@@ -133,9 +133,9 @@ func (d *decoder) row(values [][]byte, batch *rowBatch) error {
 	batch.messages = append(batch.messages, message)
 	shard := int(int64(binary.BigEndian.Uint64(values[columnShard]))) //nolint:gosec // two's complement on the wire
 	if last := len(batch.reached) - 1; last >= 0 && batch.reached[last].shard == shard {
-		batch.reached[last].id, batch.reached[last].createdAt = sequence, message.CreatedAt
+		batch.reached[last].id = sequence
 	} else {
-		batch.reached = append(batch.reached, position{shard: shard, id: sequence, createdAt: message.CreatedAt})
+		batch.reached = append(batch.reached, position{shard: shard, id: sequence})
 	}
 	return nil
 }

@@ -1,14 +1,16 @@
 package source
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 const (
-	// floorLag is how long a position waits before it becomes a floor: a
-	// transaction that commits within it is found at once, though its ids are
-	// lower than others' that were published meanwhile.
-	floorLag = 500 * time.Millisecond
-	// fullLookInterval bounds how long a row below its shard's floor stays
-	// unseen.
+	// writersInterval is how often the claimer asks who is writing to the table.
+	writersInterval = 100 * time.Millisecond
+	// fullLookInterval bounds how long a row stays unseen that is pending below
+	// its shard's floor against all rules, because somebody made a published
+	// row pending again.
 	fullLookInterval = time.Second
 	// fullLookShare bounds the share of time that full looks may take where
 	// they are slow, because a long transaction elsewhere keeps dead index
@@ -16,38 +18,59 @@ const (
 	fullLookShare = 20
 )
 
-// floors remembers per shard up to which id all rows were taken, so that a
-// claim need not walk over the index entries of rows that were published long
-// ago but are still visible to somebody. It is an accelerator only: rows commit
-// out of id order, so what lies below a floor is looked at again, at least
-// every fullLookInterval. Not safe for concurrent use.
+// floors remembers per shard an id up to which no row is pending nor will ever
+// be, so that a claim need not walk over the index entries of rows that were
+// published but cannot be removed yet.
+//
+// That all rows below were published does not make an id a floor: ids commit
+// out of order, and a row that commits late, below the floor, would be
+// overtaken by later rows of its key above it. So a position becomes a floor
+// only when every transaction has ended that could write to the table while
+// the position was reached: a transaction holds its lock on the table from
+// before it takes an id to its end. Not safe for concurrent use.
 type floors struct {
-	// reached is the last id that was taken, floor the same some time ago, and
-	// between them pending becomes the floor at due.
-	reached, pending, floor [Shards]int64
-	due                     time.Time
-	nextFullLook            time.Time
-	version                 uint64
+	// reached is up to where all rows were published, asked the same when the
+	// writers were last asked for.
+	reached, asked [Shards]int64
+	// candidate becomes floor when all of writers have ended.
+	candidate, floor [Shards]int64
+	waiting          bool
+	writers          []string
+	nextQuestion     time.Time
+	nextFullLook     time.Time
+	version          uint64
+	// epoch counts resets.
+	epoch uint64
 }
 
-// begin returns the floors to use for a look that starts now: nil for a full
-// one. version is that of the claim's Exclusion.
-func (f *floors) begin(now time.Time, version uint64) *[Shards]int64 {
+// begin returns the floors to use for a look that starts now, nil for a full
+// one, and whether the table's writers are to be asked for and told to
+// answered. version is that of the claim's Exclusion.
+func (f *floors) begin(now time.Time, version uint64) (floor *[Shards]int64, ask bool) {
 	if version != f.version {
 		f.version = version
 		f.reset()
 	}
+	if ask = !now.Before(f.nextQuestion); ask {
+		f.nextQuestion = now.Add(writersInterval)
+		f.asked = f.reached
+	}
 	if !now.Before(f.nextFullLook) {
-		return nil
+		return nil, ask
 	}
-	if !now.Before(f.due) {
-		for i := range f.floor {
-			f.floor[i] = max(f.floor[i], f.pending[i])
-		}
-		f.pending = f.reached
-		f.due = now.Add(floorLag)
+	return &f.floor, ask
+}
+
+// answered takes the transactions that could write to the table at a time
+// after begin returned.
+func (f *floors) answered(writers []string) {
+	if f.waiting && slices.ContainsFunc(f.writers, func(w string) bool { return slices.Contains(writers, w) }) {
+		return
 	}
-	return &f.floor
+	if f.waiting {
+		f.floor = f.candidate
+	}
+	f.candidate, f.writers, f.waiting = f.asked, writers, true
 }
 
 // looked tells how long a full look took.
@@ -55,24 +78,23 @@ func (f *floors) looked(now time.Time, took time.Duration) {
 	f.nextFullLook = now.Add(max(fullLookInterval, fullLookShare*took))
 }
 
-// reach tells that all rows of the shard up to id were taken. settled says that
-// the row with that id is older than floorLag, as it is where a backlog is
-// worked off: then the position is a floor at once.
-func (f *floors) reach(shard int, id int64, settled bool) {
-	first, last := shard, shard
-	if shard == allShards {
-		first, last = 0, Shards-1
+// reach tells that all rows of the shard up to id were published that a claim
+// of the epoch could see. A claim from before a reset left rows that are wanted
+// since: what it reached means nothing any more.
+func (f *floors) reach(epoch uint64, shard int, id int64) {
+	if epoch != f.epoch {
+		return
 	}
-	for i := first; i <= last; i++ {
+	if shard != allShards {
+		f.reached[shard] = max(f.reached[shard], id)
+		return
+	}
+	for i := range f.reached {
 		f.reached[i] = max(f.reached[i], id)
-		if settled {
-			f.floor[i] = max(f.floor[i], id)
-		}
 	}
 }
 
-// reset forgets everything: rows that were taken are pending again.
+// reset forgets everything: rows that were passed may be wanted now.
 func (f *floors) reset() {
-	f.reached, f.pending, f.floor = [Shards]int64{}, [Shards]int64{}, [Shards]int64{}
-	f.due, f.nextFullLook = time.Time{}, time.Time{}
+	*f = floors{version: f.version, epoch: f.epoch + 1}
 }

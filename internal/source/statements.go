@@ -66,6 +66,15 @@ WHERE (SELECT $2::int IS NOT NULL AND $3::int IS NOT NULL AND EXISTS (
                   WHERE {shard} = s.shard AND {delayed} {exclude} OFFSET 0)))
   AND pg_try_advisory_xact_lock($1::int, l.shard)`
 
+	// writersSQL names the transactions that hold a lock to write to the table:
+	// those that inserted into it and have not ended, and some that did not.
+	writersSQL = `
+SELECT l.virtualtransaction
+FROM pg_locks l
+WHERE l.locktype = 'relation' AND l.granted AND l.relation = {regclass}::regclass
+  AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+  AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')`
+
 	columnsSQL = `o.id, o.message_id, o.topic, o.key, o.type, o.payload, o.content_type, o.headers, o.created_at`
 
 	// shardRowsSQL reads up to $3 rows of each shard in $1, in id order, above
@@ -193,6 +202,11 @@ func newStatements(schema, table string) statements {
 	return statements{outbox: pgx.Identifier{schema, table}.Sanitize()}
 }
 
+// literal is the table's name as a string constant.
+func (s statements) literal() string {
+	return "E'" + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(s.outbox) + "'"
+}
+
 // expand replaces the tokens; exclude is the SQL of an Exclusion, beginning
 // with AND, or empty; lock is a locking clause or empty.
 func (s statements) expand(sql, exclude, lock string) string {
@@ -203,7 +217,7 @@ func (s statements) expand(sql, exclude, lock string) string {
 			"{columns}", columnsSQL, "{exclude}", exclude, "{lock}", lock,
 		).Replace(sql)
 	}
-	return strings.ReplaceAll(sql, "{outbox}", s.outbox)
+	return strings.NewReplacer("{outbox}", s.outbox, "{regclass}", s.literal()).Replace(sql)
 }
 
 // claimStatements are the statements of one claim, for one Exclusion.
