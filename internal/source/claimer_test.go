@@ -480,3 +480,25 @@ func eventually(t *testing.T, condition func() bool) {
 		time.Sleep(20 * time.Millisecond)
 	}
 }
+
+func TestIdleClaimerFindsRowsAndLeavesNothingLocked(t *testing.T) {
+	for _, ordering := range []source.Ordering{source.OrderKey, source.OrderNone, source.OrderTotal} {
+		t.Run(string(ordering), func(t *testing.T) {
+			db := pgtest.NewOutbox(t)
+			c := claimer(db.Pool, func(o *source.Options) { o.Ordering = ordering })
+			for round := range 2 {
+				for range 20 {
+					if batch := claim(t, c, source.Exclusion{}); batch != nil {
+						t.Fatalf("claimed %v of an empty table", sequences(batch))
+					}
+				}
+				expect(t, "advisory locks", db.Int(t, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
+					AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`), 0)
+				db.Exec(t, `INSERT INTO outbox (topic, key) VALUES ('t', 'a')`)
+				batch := claim(t, c, source.Exclusion{})
+				expect(t, "claimed rows", sequences(batch), []int64{int64(round + 1)})
+				settle(t, batch, all)
+			}
+		})
+	}
+}

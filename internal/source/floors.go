@@ -51,7 +51,7 @@ func (f *floors) begin(now time.Time, version uint64) (floor *[Shards]int64, ask
 		f.version = version
 		f.reset()
 	}
-	if ask = !now.Before(f.nextQuestion); ask {
+	if ask = f.floor != f.reached && !now.Before(f.nextQuestion); ask {
 		f.nextQuestion = now.Add(writersInterval)
 		f.asked = f.reached
 	}
