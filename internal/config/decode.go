@@ -342,10 +342,11 @@ func (d *document) decodeDuration(path string, node *yaml.Node, target reflect.V
 }
 
 // wrongType reports a node whose kind does not fit; it shows no more of it
-// than a plain scalar.
+// than a plain scalar, and not what stands where a mapping should: a section may
+// hold secrets, and so may what somebody wrote instead of it.
 func (d *document) wrongType(path string, node *yaml.Node, expected string) {
 	found := describe(node.ShortTag())
-	if node.Kind == yaml.ScalarNode && !d.secret[path] && !strings.Contains(node.Value, "${") {
+	if node.Kind == yaml.ScalarNode && !strings.HasPrefix(expected, "a mapping") && !d.secret[path] && !strings.Contains(node.Value, "${") {
 		found += " (" + d.show(path, node.Value) + ")"
 	}
 	d.errorf(path, "expected %s, found %s", expected, found)
