@@ -23,7 +23,6 @@ type settings struct {
 	duration                      time.Duration
 	batch, workers                int
 	onPublished                   string
-	profile                       string
 	only                          string
 }
 

@@ -6,17 +6,17 @@ import "errors"
 type Scope uint8
 
 const (
-	// ScopeSink: the broker is away or refuses everybody (connection refused,
-	// timeout, no leader, authentication, memory alarm). An error that nobody
+	// ScopeSink means that the broker is away or refuses everybody (connection
+	// refused, timeout, no leader, authentication, memory alarm). An error that nobody
 	// classified has this scope: it is retried, nothing is lost.
 	ScopeSink Scope = iota
-	// ScopeDestination: one topic, exchange or queue is missing, full or
+	// ScopeDestination means that one topic, exchange or queue is missing, full or
 	// forbidden. Other destinations go on.
 	ScopeDestination
-	// ScopeMessage: the broker refused this one message (too large, invalid,
+	// ScopeMessage means that the broker refused this one message (too large, invalid,
 	// unroutable). Its key waits; other keys go on.
 	ScopeMessage
-	// ScopeSkipped: this message was not tried, because an earlier one of its
+	// ScopeSkipped means that this message was not tried, because an earlier one of its
 	// key failed.
 	ScopeSkipped
 )

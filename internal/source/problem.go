@@ -104,10 +104,8 @@ func (e *VersionError) Remedy() string {
 func CheckVersion(_ context.Context, conn *pgx.Conn) error {
 	version := conn.PgConn().ParameterStatus("server_version")
 	var major int
-	if _, err := fmt.Sscanf(version, "%d", &major); err != nil {
-		return nil // a server that does not tell gets its chance
-	}
-	if major < oldestVersion {
+	// A server that does not tell gets its chance.
+	if _, err := fmt.Sscanf(version, "%d", &major); err == nil && major < oldestVersion {
 		return &VersionError{Version: version}
 	}
 	return nil
