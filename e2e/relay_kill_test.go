@@ -60,3 +60,34 @@ func TestKillsOnTheOldestPostgreSQL(t *testing.T) {
 	stage := scenario.NewStage(t, scenario.NewDatabaseOn(t, server.URL("postgres")), scenario.NewKafkaLog(t), smallBatches)
 	survivesKills(t, stage, 2, 6*time.Second)
 }
+
+// A backlog fills every batch, so that a kill leaves as much in flight as there
+// can be.
+func TestKillsWhileABacklogDrains(t *testing.T) {
+	for name, test := range map[string]struct {
+		newStage func(testing.TB, scenario.Settings) *scenario.Stage
+		rows     int
+	}{
+		"kafka": {scenario.NewKafkaStage, 40_000},
+		// Strict order has it wait for a confirm of each row before the key's next.
+		"rabbitmq": {scenario.NewRabbitStage, 8_000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			stage := test.newStage(t, scenario.Settings{"outbox.batch_size": 250})
+			stage.Database.Exec(t, `
+WITH o AS (
+    INSERT INTO `+stage.Table+` (topic, key, payload) SELECT $1, 'key-' || i % 300, convert_to('payload ' || i, 'UTF8') FROM generate_series(1, $2::int) i
+    RETURNING id, message_id, topic, key, payload
+)
+INSERT INTO truth (message_id, id, topic, key, digest) SELECT message_id, id, topic, key, decode(md5(payload), 'hex') FROM o`, stage.Topic(), test.rows)
+			fleet := stage.StartFleet(2)
+			sampler := stage.StartSampler()
+			kills := stage.KillLoop(fleet, 4*time.Second)
+			stage.Drain(60 * time.Second)
+			fleet.Stop()
+			sampler.Stop()
+			stage.Verify(kills * stage.Config.InFlight())
+		})
+	}
+}
