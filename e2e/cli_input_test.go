@@ -222,7 +222,7 @@ func TestBadDatabase(t *testing.T) {
 func saysOnce(t *testing.T, relay *scenario.Relay, problem, remedy string) {
 	t.Helper()
 	logs(t, relay, "level=ERROR", "the outbox cannot be read", "problem="+problem, remedy)
-	time.Sleep(5 * time.Second) // to see what it says again
+	time.Sleep(3 * time.Second) // to see what it says again, after four more attempts
 	if found := lines(relay.Log(), "the outbox cannot be read"); len(found) != 1 {
 		t.Errorf("it says so %d times: %q", len(found), found)
 	}
@@ -270,10 +270,10 @@ func TestRelayWithoutAnything(t *testing.T) {
 	relay.Launch()
 	logs(t, relay, "problem=unreachable", "remedy=")
 	logs(t, relay, "sink is away", "sink=main", "connection refused")
-	time.Sleep(10 * time.Second) // to see what it says again
+	time.Sleep(8 * time.Second) // to see what it says again
 	// That it runs, and one each about the database, notifications, the sink.
 	if all := lines(relay.Log(), "level="); len(all) != 4 {
-		t.Errorf("it says %d lines in 10 s, want 4: %q", len(all), all)
+		t.Errorf("it says %d lines in 8 s, want 4: %q", len(all), all)
 	}
 	relay.Stop()
 }

@@ -112,7 +112,13 @@ func TestSecretsAreNeverShown(t *testing.T) {
 					t.Errorf("%s says nothing", what)
 				}
 			}
-			for _, command := range [][]string{{"check"}, {"check", "--output", "json"}, {"status"}, {"migrate", "--dry-run"}, {"config", "print"}, {"prune"}, {"healthcheck"}} {
+			commands := [][]string{{"check", "--output", "json"}, {"config", "print"}}
+			check := scenario.Command(t, environment, "check", "--config", file)
+			hidden("check", check.Stdout+check.Stderr)
+			if check.Code != 2 { // otherwise none gets further than reading the file
+				commands = append(commands, []string{"status"}, []string{"migrate", "--dry-run"}, []string{"prune"}, []string{"healthcheck"})
+			}
+			for _, command := range commands {
 				result := scenario.Command(t, environment, append(command, "--config", file)...)
 				hidden(strings.Join(command, " "), result.Stdout+result.Stderr)
 			}
