@@ -18,7 +18,7 @@ const (
 	unknownFor = 30 * time.Second
 	// spread is how many messages without key go to a partition before the
 	// next one is taken.
-	spread = 64
+	spread = 16
 )
 
 // target is a call's messages for one topic.
