@@ -227,7 +227,7 @@ func (c *Claimer) lockShards(ctx context.Context, conn *pgconn.PgConn, sql strin
 		}, excluded...), nil, nil, nil)
 	}
 	if ask {
-		batch.ExecParams(c.writers, nil, nil, nil, nil)
+		batch.ExecParams(c.writers, [][]byte{[]byte(c.lockClass)}, nil, nil, nil)
 	}
 	results, err := conn.ExecBatch(ctx, batch).ReadAll()
 	if err != nil {

@@ -6,8 +6,9 @@ import (
 )
 
 const (
-	// writersInterval is how often the claimer asks who is writing to the table.
-	writersInterval = 100 * time.Millisecond
+	// writersInterval is how often the claimer asks who is writing to the table:
+	// while a backlog goes, dead index entries pile up by the thousand in it.
+	writersInterval = 20 * time.Millisecond
 	// fullLookInterval bounds how long a row stays unseen that is pending below
 	// its shard's floor against all rules, because somebody made a published
 	// row pending again.
@@ -71,6 +72,9 @@ func (f *floors) answered(writers []string) {
 		f.floor = f.candidate
 	}
 	f.candidate, f.writers, f.waiting = f.asked, writers, true
+	if len(writers) == 0 {
+		f.floor, f.waiting = f.asked, false
+	}
 }
 
 // looked tells how long a full look took.

@@ -28,8 +28,8 @@ func TestFloorWaitsForWriters(t *testing.T) {
 		{[]string{"b", "c"}, 30, 0}, // b is still there
 		{[]string{"c"}, 40, 10},     // position 30 waits for c, who was there when it was reached
 		{[]string{"c"}, 50, 10},
-		{nil, 60, 30}, // position 50 waits for nobody
-		{nil, 70, 50},
+		{[]string{"d"}, 60, 30}, // position 50 waits for d
+		{nil, 70, 60},           // nobody is there: what is reached is a floor
 	} {
 		if got := ask(step.writers...); got != step.want {
 			t.Errorf("step %d: the floor is %d, want %d", i, got, step.want)

@@ -33,20 +33,20 @@ const (
        set_config('synchronous_commit', 'local', true),
        set_config('jit', 'off', true)`
 
-	// lockKeySQL locks up to $3 shards that have pending rows, from shard $2 on.
-	// OFFSET 0 keeps the planner from turning the probes into one big semi-join,
-	// and from trying locks before it probed. $1: the lock's class; $4: a floor
-	// of ids per shard.
+	// lockKeySQL locks up to $3 shards that have pending rows, from shard $2 on,
+	// and looks no further when it has them. OFFSET 0 keeps the planner from
+	// turning the probes into one big semi-join, and from trying locks before it
+	// probed. $1: the lock's class; $4: a floor of ids per shard.
 	lockKeySQL = `
 SELECT c.shard
 FROM (
     SELECT s.shard
-    FROM generate_series(0, 63) AS s(shard)
+    FROM generate_series($2::int, $2::int + 63) AS g(n)
+    CROSS JOIN LATERAL (SELECT g.n & 63 AS shard OFFSET 0) s
     WHERE EXISTS (SELECT FROM {outbox} o
                   WHERE {shard} = s.shard AND {normal} AND o.id > ($4::bigint[])[s.shard + 1] {exclude} OFFSET 0)
        OR EXISTS (SELECT FROM {outbox} o
                   WHERE {shard} = s.shard AND {delayed} {exclude} OFFSET 0)
-    ORDER BY (s.shard - $2::int) & 63
     OFFSET 0
 ) c
 WHERE pg_try_advisory_xact_lock($1::int, c.shard)
@@ -67,13 +67,18 @@ WHERE (SELECT $2::int IS NOT NULL AND $3::int IS NOT NULL AND EXISTS (
   AND pg_try_advisory_xact_lock($1::int, l.shard)`
 
 	// writersSQL names the transactions that hold a lock to write to the table:
-	// those that inserted into it and have not ended, and some that did not.
+	// those that inserted into it and have not ended, and some that did not. A
+	// relay's own, which hold shards (class $1), never insert.
 	writersSQL = `
 SELECT l.virtualtransaction
 FROM pg_locks l
 WHERE l.locktype = 'relation' AND l.granted AND l.relation = {regclass}::regclass
   AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-  AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')`
+  AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+  AND NOT EXISTS (
+    SELECT FROM pg_locks a
+    WHERE a.locktype = 'advisory' AND a.virtualtransaction = l.virtualtransaction
+      AND a.database = l.database AND a.objsubid = 2 AND a.classid = ($1::bigint & 4294967295)::oid)`
 
 	columnsSQL = `o.id, o.message_id, o.topic, o.key, o.type, o.payload, o.content_type, o.headers, o.created_at`
 
