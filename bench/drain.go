@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
 )
 
 // warmUp is the number of rows that go before those that are measured, so that
@@ -38,10 +37,6 @@ func (b *bench) drainRows(ctx context.Context, name string, rows int) (string, e
 	if _, err := conn.Exec(ctx, `CHECKPOINT`); err != nil {
 		return "", err
 	}
-	// The probe below must not read the table: it would cost more than the relay.
-	if _, err := conn.Exec(ctx, `SET enable_seqscan = off`); err != nil {
-		return "", err
-	}
 	relay, err := b.start(ctx, config)
 	if err != nil {
 		return "", err
@@ -51,11 +46,12 @@ func (b *bench) drainRows(ctx context.Context, name string, rows int) (string, e
 	if err != nil {
 		return "", err
 	}
-	for pending := true; pending; {
-		time.Sleep(50 * time.Millisecond)
-		if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM outbox WHERE published_at IS NULL AND available_at IS NULL)`).Scan(&pending); err != nil {
-			return "", err
-		}
+	err = b.awaitPublished(ctx, name, rows, func() (settled bool, err error) {
+		err = conn.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM outbox WHERE published_at IS NULL)`).Scan(&settled)
+		return settled, err
+	})
+	if err != nil {
+		return "", err
 	}
 	took, used, err := meter.since()
 	if err != nil {

@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/outboxrelay/relay/e2e v0.0.0-00010101000000-000000000000
+	github.com/segmentio/kafka-go v0.4.51
 )
 
 require (
@@ -13,7 +14,6 @@ require (
 	github.com/klauspost/compress v1.15.9 // indirect
 	github.com/pierrec/lz4/v4 v4.1.15 // indirect
 	github.com/rabbitmq/amqp091-go v1.16.0 // indirect
-	github.com/segmentio/kafka-go v0.4.51 // indirect
 	golang.org/x/text v0.41.0 // indirect
 )
 

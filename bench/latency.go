@@ -41,11 +41,12 @@ func (b *bench) latency(ctx context.Context) error {
 			return err
 		}
 	}
-	for pending := true; pending; {
-		time.Sleep(20 * time.Millisecond)
-		if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM outbox WHERE published_at IS NULL)`).Scan(&pending); err != nil {
-			return err
-		}
+	err = b.awaitPublished(ctx, "latency", rows, func() (settled bool, err error) {
+		err = conn.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM outbox WHERE published_at IS NULL)`).Scan(&settled)
+		return settled, err
+	})
+	if err != nil {
+		return err
 	}
 	_, used, err := meter.since()
 	if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -61,6 +62,16 @@ func peakMiB(pid int) (int, error) {
 		}
 	}
 	return 0, fmt.Errorf("process %d: no VmHWM", pid)
+}
+
+// pause waits a moment, unless ctx ends.
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(20 * time.Millisecond):
+		return nil
+	}
 }
 
 // meter measures what relay, PostgreSQL and Kafka use between its start and

@@ -14,7 +14,7 @@ import (
 )
 
 // notifyPause is how soon a notification may cause a claim.
-const notifyPause = time.Millisecond
+const notifyPause = 2 * time.Millisecond
 
 // forever is longer than any wait of the loop.
 const forever = time.Hour
