@@ -13,7 +13,7 @@ import (
 	"github.com/outboxrelay/relay/sinks"
 )
 
-// notifyPause is how soon a notification may cause a claim.
+// notifyPause is how soon after a claim a notification may cause the next one.
 const notifyPause = 2 * time.Millisecond
 
 // forever is longer than any wait of the loop.

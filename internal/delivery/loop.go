@@ -165,7 +165,7 @@ func (l *Loop) claimAll(ctx, publishing context.Context) {
 				l.deliver(publishing, d)
 			}()
 		}
-		if !l.pause(ctx, wait, err == nil) {
+		if !l.pause(ctx, began, wait, err == nil) {
 			return
 		}
 	}
@@ -189,9 +189,10 @@ func (l *Loop) claim(ctx context.Context) (source.Batch, time.Duration, error) {
 }
 
 // pause waits before the next claim, and reports false when ctx ended. A wake
-// shortens the wait, but not below a short pause: a busy writer's
-// notifications come faster than claims are worth their cost.
-func (l *Loop) pause(ctx context.Context, wait time.Duration, wakeable bool) bool {
+// ends the wait, but claims do not begin sooner one after the other than by
+// notifyPause: a busy writer's notifications come faster than claims are worth
+// their cost.
+func (l *Loop) pause(ctx context.Context, began time.Time, wait time.Duration, wakeable bool) bool {
 	if wait <= 0 {
 		return ctx.Err() == nil
 	}
@@ -208,7 +209,7 @@ func (l *Loop) pause(ctx context.Context, wait time.Duration, wakeable bool) boo
 		return true
 	case <-wake:
 	}
-	timer.Reset(min(wait, notifyPause))
+	timer.Reset(min(wait, max(notifyPause-time.Since(began), 0)))
 	select {
 	case <-ctx.Done():
 		return false
