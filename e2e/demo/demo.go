@@ -77,7 +77,7 @@ type demo struct {
 	pool     *pgxpool.Pool
 	database string
 	relays   *relays
-	orders   *child
+	orders   *program
 	// explained is how many duplicates the kills account for.
 	explained int
 }
@@ -218,7 +218,7 @@ func (d *demo) run(parent context.Context) (clean bool, err error) {
 func (d *demo) load(ctx context.Context, m *monitor) (err error) {
 	command := exec.Command(filepath.Join(d.dir, "orders"), "--rate", fmt.Sprint(d.Rate), "--duration", d.Duration.String())
 	command.Env = append(os.Environ(), "DATABASE_URL="+d.database)
-	if d.orders, err = startChild("orders", filepath.Join(d.dir, "orders.log"), command); err != nil {
+	if d.orders, err = startProgram("orders", filepath.Join(d.dir, "orders.log"), command); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -236,7 +236,7 @@ func (d *demo) load(ctx context.Context, m *monitor) (err error) {
 	select {
 	case <-ctx.Done():
 		err = context.Cause(ctx)
-	case <-d.orders.done:
+	case <-d.orders.Done():
 		err = d.orders.failure()
 	}
 	cancel(nil)
@@ -301,7 +301,7 @@ func (d *demo) compare(ctx context.Context, problems []error) (clean bool, err e
 // other.
 func (d *demo) close() {
 	if d.orders != nil {
-		d.orders.kill()
+		d.orders.Kill()
 	}
 	if d.relays != nil {
 		d.relays.kill()

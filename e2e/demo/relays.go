@@ -41,7 +41,7 @@ type relay struct {
 	address string
 
 	mu      sync.Mutex
-	child   *child
+	child   *program
 	kills   int
 	leaving bool // somebody ended it, or is about to
 	killed  bool // by SIGKILL, and not started again yet
@@ -92,20 +92,20 @@ func (rs *relays) start() error {
 func (rs *relays) startOne(r *relay) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.child != nil && r.child.running() {
+	if r.child != nil && r.child.Running() {
 		return nil
 	}
-	started, err := startChild(r.name, r.log, exec.Command(rs.binary, "run", "--config", r.config))
+	started, err := startProgram(r.name, r.log, exec.Command(rs.binary, "run", "--config", r.config))
 	if err != nil {
 		return err
 	}
 	r.child, r.leaving, r.killed = started, false, false
 	go func() {
-		<-started.done
+		<-started.Done()
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if !r.leaving {
-			rs.fail(fmt.Errorf("%s ended by itself (%v)\n%s", r.name, started.command.ProcessState, started.tail()))
+			rs.fail(fmt.Errorf("%s ended by itself (%v)\n%s", r.name, started.Command.ProcessState, started.tail()))
 		}
 	}()
 	return nil
@@ -113,10 +113,10 @@ func (rs *relays) startOne(r *relay) error {
 
 // end marks the relay as ended on purpose and returns its process, nil when it
 // has none.
-func (r *relay) end(kill bool) *child {
+func (r *relay) end(kill bool) *program {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.child == nil || !r.child.running() {
+	if r.child == nil || !r.child.Running() {
 		return nil
 	}
 	r.leaving = true
@@ -157,7 +157,7 @@ func (r *relay) strike(ctx context.Context, book ledger) (inFlight int, err erro
 		return 0, err
 	}
 	if child := r.end(true); child != nil {
-		child.kill()
+		child.Kill()
 	}
 	after, _, err := book.moment(ctx)
 	return pending + after - before, err
@@ -221,7 +221,7 @@ func (rs *relays) stop() []error {
 func (rs *relays) kill() {
 	for _, r := range rs.all {
 		if child := r.end(false); child != nil {
-			child.kill()
+			child.Kill()
 		}
 	}
 }
@@ -237,7 +237,7 @@ func (rs *relays) status() []relayStatus {
 	var status []relayStatus
 	for _, r := range rs.all {
 		r.mu.Lock()
-		status = append(status, relayStatus{r.name, r.child != nil && r.child.running(), r.killed, r.kills})
+		status = append(status, relayStatus{r.name, r.child != nil && r.child.Running(), r.killed, r.kills})
 		r.mu.Unlock()
 	}
 	return status

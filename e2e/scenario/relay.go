@@ -17,6 +17,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/outboxrelay/relay/e2e/child"
 	"github.com/outboxrelay/relay/e2e/servers"
 )
 
@@ -42,7 +43,7 @@ type Relay struct {
 
 	t       testing.TB
 	mu      sync.Mutex
-	process *process
+	process *child.Process
 	// leaving: its end is wanted.
 	leaving bool
 }
@@ -84,12 +85,12 @@ func (r *Relay) cleanUp() {
 	p := r.process
 	r.mu.Unlock()
 	if p != nil {
-		p.kill()
+		p.Kill()
 	}
 	if !r.t.Failed() || p == nil {
 		return
 	}
-	r.t.Logf("%s's log ends with:\n%s", r.Name, tail(r.LogPath, logTail))
+	r.t.Logf("%s's log ends with:\n%s", r.Name, p.Tail(logTail))
 	dir := LogsDir(r.t)
 	for _, path := range []string{r.LogPath, r.ConfigPath} {
 		if err := keep(path, dir); err != nil {
@@ -123,22 +124,22 @@ func (r *Relay) Launch() {
 	r.t.Helper()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.process != nil && r.process.running() {
+	if r.process != nil && r.process.Running() {
 		r.t.Errorf("%s runs already", r.Name)
 		return
 	}
-	p, err := startProcess(exec.Command(os.Getenv(BinaryVariable), "run", "--config", r.ConfigPath), r.LogPath)
+	p, err := child.Start(exec.Command(os.Getenv(BinaryVariable), "run", "--config", r.ConfigPath), r.LogPath)
 	if err != nil {
 		r.t.Errorf("%v", err)
 		return
 	}
 	r.process, r.leaving = p, false
 	go func() {
-		<-p.done
+		<-p.Done()
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if !r.leaving && r.process == p {
-			r.t.Errorf("%s ended by itself: %v", r.Name, p.command.ProcessState)
+			r.t.Errorf("%s ended by itself: %v", r.Name, p.Command.ProcessState)
 		}
 	}()
 }
@@ -154,7 +155,7 @@ func (r *Relay) Start() {
 func (r *Relay) AwaitReady() {
 	r.t.Helper()
 	Await(r.t, readyLimit, r.Name+" to become ready", func() (bool, string) {
-		if p := r.current(); p == nil || !p.running() {
+		if p := r.current(); p == nil || !p.Running() {
 			r.t.Fatalf("%s ended instead of becoming ready", r.Name)
 		}
 		return r.Ready(), "it is not"
@@ -175,14 +176,14 @@ func (r *Relay) Get(path string) int {
 	return response.StatusCode
 }
 
-func (r *Relay) current() *process {
+func (r *Relay) current() *child.Process {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.process
 }
 
 // end returns the process, whose end is wanted from now on.
-func (r *Relay) end() *process {
+func (r *Relay) end() *child.Process {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.leaving = true
@@ -193,25 +194,25 @@ func (r *Relay) end() *process {
 func (r *Relay) PID() int { return r.current().command.Process.Pid }
 
 // Kill ends the relay as a crash would, by SIGKILL, and waits until it is gone.
-func (r *Relay) Kill() { r.end().kill() }
+func (r *Relay) Kill() { r.end().Kill() }
 
 // Freeze stops the process by SIGSTOP: its connections stay open.
-func (r *Relay) Freeze() { r.current().signal(syscall.SIGSTOP) }
+func (r *Relay) Freeze() { r.current().Signal(syscall.SIGSTOP) }
 
 // Thaw lets a frozen relay go on.
-func (r *Relay) Thaw() { r.current().signal(syscall.SIGCONT) }
+func (r *Relay) Thaw() { r.current().Signal(syscall.SIGCONT) }
 
 // Terminate asks the relay to stop by SIGTERM and does not wait.
-func (r *Relay) Terminate() { r.end().signal(syscall.SIGTERM) }
+func (r *Relay) Terminate() { r.end().Signal(syscall.SIGTERM) }
 
 // ExitCode waits at most limit for the end and returns the exit code, -1 when a
 // signal ended it, and whether it has ended.
 func (r *Relay) ExitCode(limit time.Duration) (code int, ended bool) {
 	p := r.current()
-	if !p.wait(limit) {
+	if !p.Wait(limit) {
 		return 0, false
 	}
-	return p.command.ProcessState.ExitCode(), true
+	return p.Command.ProcessState.ExitCode(), true
 }
 
 // Stop asks the relay to stop, waits, and fails the test unless it exits with
@@ -225,7 +226,7 @@ func (r *Relay) Stop() {
 		r.t.Errorf("%s did not stop within %v of SIGTERM", r.Name, stopLimit)
 		r.Kill()
 	case code != 0:
-		r.t.Errorf("%s stopped with exit code %d (%v) after SIGTERM, want 0", r.Name, code, r.current().command.ProcessState)
+		r.t.Errorf("%s stopped with exit code %d (%v) after SIGTERM, want 0", r.Name, code, r.current().Command.ProcessState)
 	}
 }
 
