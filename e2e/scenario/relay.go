@@ -191,7 +191,7 @@ func (r *Relay) end() *child.Process {
 }
 
 // PID is the process's id.
-func (r *Relay) PID() int { return r.current().command.Process.Pid }
+func (r *Relay) PID() int { return r.current().Command.Process.Pid }
 
 // Kill ends the relay as a crash would, by SIGKILL, and waits until it is gone.
 func (r *Relay) Kill() { r.end().Kill() }
