@@ -14,7 +14,7 @@ import (
 )
 
 // notifyPause is how soon after a claim a notification may cause the next one.
-const notifyPause = 2 * time.Millisecond
+const notifyPause = time.Millisecond
 
 // forever is longer than any wait of the loop.
 const forever = time.Hour

@@ -5,7 +5,7 @@ import "time"
 const (
 	// busyPause is what a relay waits when it took all that was pending: long
 	// enough to let some rows gather, short beside a broker's round trip.
-	busyPause = 3 * time.Millisecond
+	busyPause = 2 * time.Millisecond
 	// busyMax bounds the pauses while rows keep coming.
 	busyMax = 5 * time.Millisecond
 	// busyFor is how long after the last row a relay counts as busy.

@@ -36,7 +36,8 @@ const (
 	// lockKeySQL locks up to $3 shards that have pending rows, from shard $2 on,
 	// and looks no further when it has them. OFFSET 0 keeps the planner from
 	// turning the probes into one big semi-join, and from trying locks before it
-	// probed. $1: the lock's class; $4: a floor of ids per shard.
+	// probed. Where there is no delayed row at all, which is asked once, the
+	// shards are not searched for those. $1: the lock's class; $4: a floor of ids per shard.
 	lockKeySQL = `
 SELECT c.shard
 FROM (
@@ -45,8 +46,9 @@ FROM (
     CROSS JOIN LATERAL (SELECT g.n & 63 AS shard OFFSET 0) s
     WHERE EXISTS (SELECT FROM {outbox} o
                   WHERE {shard} = s.shard AND {normal} AND o.id > ($4::bigint[])[s.shard + 1] {exclude} OFFSET 0)
-       OR EXISTS (SELECT FROM {outbox} o
-                  WHERE {shard} = s.shard AND {delayed} {exclude} OFFSET 0)
+       OR ((SELECT EXISTS (SELECT FROM {outbox} o WHERE o.published_at IS NULL AND o.available_at IS NOT NULL))
+           AND EXISTS (SELECT FROM {outbox} o
+                       WHERE {shard} = s.shard AND {delayed} {exclude} OFFSET 0))
     OFFSET 0
 ) c
 WHERE pg_try_advisory_xact_lock($1::int, c.shard)
