@@ -53,7 +53,7 @@ func (l *Loop) exclude(now time.Time) (source.Exclusion, time.Duration, bool) {
 	names := strings.Join(blocked, "\x00")
 	if l.built.holds != l.holds.version || l.built.blocked != names {
 		l.built.holds, l.built.blocked = l.holds.version, names
-		l.exclusion = source.Exclusion{Version: l.exclusion.Version + 1}
+		l.exclusion = source.Exclusion{}
 		if len(blocked) > 0 {
 			for _, r := range l.options.Routes.Routes() {
 				l.exclusion.Rules = append(l.exclusion.Rules, source.Rule{

@@ -39,15 +39,15 @@ type rowBatch struct {
 	conn    *pgxpool.Conn
 	buffer  []byte
 	headers []sinks.Header
-	// leftOut are the keys with a row that somebody else has locked.
-	leftOut map[Key]struct{}
+	// leftOut are the keys with a row that somebody else has locked, and
+	// leftOutIDs such rows without a key.
+	leftOut    map[Key]struct{}
+	leftOutIDs []int64
 	// full: there is more where this came from.
 	full bool
 	// inserted and flushed are log positions: of the snapshot's end, and of the
 	// disk.
 	inserted, flushed uint64
-	// epoch is that of the floors when the batch was claimed.
-	epoch uint64
 	// reached is the last id of each shard in the batch.
 	reached []position
 	ids     []int64
@@ -77,7 +77,6 @@ func (b *rowBatch) Settle(ctx context.Context, published func(i int) bool) error
 		}
 	}
 	if len(b.ids) == 0 {
-		b.forget()
 		return nil
 	}
 	batch := &pgconn.Batch{}
@@ -88,46 +87,21 @@ func (b *rowBatch) Settle(ctx context.Context, published func(i int) bool) error
 		err = fmt.Errorf("the server answered %s to COMMIT", results[1].CommandTag)
 	}
 	if err != nil {
-		b.forget()
 		return fmt.Errorf("mark %d rows of %s: %w", len(b.ids), b.claimer.statements.outbox, err)
 	}
-	if len(b.ids) < len(b.messages) {
-		b.forget() // the others are pending, below where the batch ended
-	} else {
-		b.reach()
+	// They are locked, so only a trigger, a rule or a policy can be in the way.
+	if n := results[0].CommandTag.RowsAffected(); n != int64(len(b.ids)) {
+		return fmt.Errorf("%d of %d published rows of %s could be marked: a trigger, a rule or row level security hinders the others", n, len(b.ids), b.claimer.statements.outbox)
 	}
 	return nil
 }
 
 // Release implements Batch.
-func (b *rowBatch) Release() {
-	b.forget()
-	b.end()
-}
+func (b *rowBatch) Release() { b.end() }
 
 func (b *rowBatch) end() {
 	release(b.conn)
 	b.recycle()
-}
-
-// reach raises the floors of the batch's shards, all of whose rows were
-// published.
-func (b *rowBatch) reach() {
-	if len(b.leftOut) > 0 {
-		return // rows were passed over
-	}
-	b.claimer.floorsLock.Lock()
-	defer b.claimer.floorsLock.Unlock()
-	for _, r := range b.reached {
-		b.claimer.floors.reach(b.epoch, r.shard, r.id)
-	}
-}
-
-// forget makes the next claim look at the whole table.
-func (b *rowBatch) forget() {
-	b.claimer.floorsLock.Lock()
-	defer b.claimer.floorsLock.Unlock()
-	b.claimer.floors.reset()
 }
 
 // recycle empties the batch for the next claim.

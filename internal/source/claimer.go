@@ -14,7 +14,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"maps"
+	"math"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -53,8 +56,14 @@ const (
 	// probe first.
 	idleAfter = 10
 	// holdMargin is how long the server waits for the relay beyond
-	// publish_timeout before it ends the session.
+	// publish_timeout before it ends the session: for the flush barrier and for
+	// settling.
 	holdMargin = 5 * time.Second
+	// lockedFor is how long a key is left out because a row of it was locked by
+	// somebody else, before that is tried again.
+	lockedFor = 500 * time.Millisecond
+	// flushTimeout bounds the flush barrier, which is part of that margin.
+	flushTimeout = holdMargin - time.Second
 	// rollbackTimeout bounds giving up a claim; past it the connection is
 	// closed, which the server treats alike.
 	rollbackTimeout = 2 * time.Second
@@ -81,15 +90,19 @@ type Claimer struct {
 	lockClass  string
 	settle     string
 	writers    string
+	lowest     string
+	reserve    string
 	unexcluded claimStatements
 	floors     floors
-	floorsLock sync.Mutex
 	// empty counts the claims in a row that found nothing.
 	empty int
-	// around is set while somebody else holds locks on pending rows.
-	around  bool
-	batches sync.Pool
-	decoder decoder
+	// around makes the next claim work around rows that somebody else has
+	// locked; it leaves their keys out until lockedUntil.
+	around      bool
+	locked      Exclusion
+	lockedUntil time.Time
+	batches     sync.Pool
+	decoder     decoder
 }
 
 // NewClaimer returns a Claimer on the pool. Each batch under way holds one of
@@ -104,11 +117,14 @@ func NewClaimer(pool *pgxpool.Pool, options Options) *Claimer {
 		lockClass:  strconv.Itoa(int(int32(crc32.ChecksumIEEE([]byte("outbox-relay:" + s.outbox))))), //nolint:gosec // the bits matter, not the sign
 		settle:     s.expand(markSQL, "", ""),
 		writers:    s.expand(writersSQL, "", ""),
+		reserve:    s.expand(reserveMarkSQL, "", ""),
+		lowest:     s.expand(lowestSQL, "", ""),
 		unexcluded: s.claim(options.Ordering, func(int) string { return "" }),
+		floors:     newFloors(),
 		decoder:    newDecoder(),
 	}
 	if options.OnPublished == Delete {
-		c.settle = s.expand(deleteSQL, "", "")
+		c.settle, c.reserve = s.expand(deleteSQL, "", ""), s.expand(reserveDeleteSQL, "", "")
 	}
 	c.batches.New = func() any { return new(rowBatch) }
 	return c
@@ -140,36 +156,23 @@ func (c *Claimer) holdTimeout() time.Duration { return c.options.PublishTimeout 
 
 // claim leaves conn to the batch that it returns, and to its caller otherwise.
 func (c *Claimer) claim(ctx context.Context, conn *pgxpool.Conn, exclude Exclusion) (*rowBatch, error) {
+	exclude = c.withLocked(exclude, time.Now())
 	sql, excluded := c.unexcluded, exclude.parameters()
 	if len(excluded) > 0 {
 		sql = c.statements.claim(c.options.Ordering, exclude.sql)
 	}
-	start := time.Now()
-	c.floorsLock.Lock()
-	floors, full := [Shards]int64{}, true
-	f, ask := c.floors.begin(start, exclude.Version)
-	if f != nil {
-		floors, full = *f, false
-	}
-	epoch := c.floors.epoch
-	c.floorsLock.Unlock()
-
 	var shards []int64
-	var err error
 	pending := true
-	if c.empty >= idleAfter && sql.lock != "" && !ask {
+	err := c.look(ctx, conn.Conn().PgConn())
+	floors := c.floors.floor
+	if c.empty >= idleAfter && sql.lock != "" && err == nil {
 		pending, err = c.probe(ctx, conn.Conn().PgConn(), sql.lock, floors, excluded)
 	}
 	if pending && err == nil {
-		shards, err = c.lockShards(ctx, conn.Conn().PgConn(), sql.lock, floors, excluded, ask)
+		shards, err = c.lockShards(ctx, conn.Conn().PgConn(), sql.lock, floors, excluded)
 	}
 	if c.empty++; len(shards) > 0 {
 		c.empty = 0
-	}
-	if full && err == nil {
-		c.floorsLock.Lock()
-		c.floors.looked(time.Now(), time.Since(start))
-		c.floorsLock.Unlock()
 	}
 	if err != nil || len(shards) == 0 || (c.options.Ordering == OrderTotal && len(shards) < Shards) {
 		return nil, err
@@ -179,7 +182,7 @@ func (c *Claimer) claim(ctx context.Context, conn *pgxpool.Conn, exclude Exclusi
 		read = sql.readAround
 	}
 	batch := c.batches.Get().(*rowBatch)
-	batch.claimer, batch.conn, batch.epoch = c, conn, epoch
+	batch.claimer, batch.conn = c, conn
 	err = c.read(ctx, batch, read, shards, floors, excluded)
 	if err != nil || len(batch.messages) == 0 {
 		batch.recycle()
@@ -195,6 +198,34 @@ func (c *Claimer) claim(ctx context.Context, conn *pgxpool.Conn, exclude Exclusi
 // errRowLocked says that a claim met a row that somebody else has locked, and
 // that the next one will work around it.
 var errRowLocked = errors.New("a pending row is locked by another session; the next claim leaves its key out")
+
+// withLocked adds the keys and rows that were found locked a moment ago, so
+// that they do not fill the next batches with what cannot be had.
+func (c *Claimer) withLocked(exclude Exclusion, now time.Time) Exclusion {
+	if now.After(c.lockedUntil) {
+		c.locked = Exclusion{}
+		return exclude
+	}
+	exclude.Keys = slices.Concat(exclude.Keys, c.locked.Keys)
+	exclude.IDs = slices.Concat(exclude.IDs, c.locked.IDs)
+	return exclude
+}
+
+// leaveOut notes what a batch worked around. A total order has nothing else to
+// do meanwhile, and looks again.
+func (c *Claimer) leaveOut(batch *rowBatch) {
+	if len(batch.leftOut) == 0 && len(batch.leftOutIDs) == 0 {
+		c.around = false
+		return
+	}
+	if c.options.Ordering == OrderTotal {
+		return
+	}
+	c.around = false
+	c.locked.Keys = slices.AppendSeq(c.locked.Keys, maps.Keys(batch.leftOut))
+	c.locked.IDs = append(c.locked.IDs, batch.leftOutIDs...)
+	c.lockedUntil = time.Now().Add(lockedFor)
+}
 
 // IsTransient reports whether err is part of normal work: claim again at once.
 func IsTransient(err error) bool { return errors.Is(err, errRowLocked) }
@@ -214,27 +245,21 @@ func (c *Claimer) probe(ctx context.Context, conn *pgconn.PgConn, sql string, fl
 }
 
 // lockShards begins the transaction and locks shards with pending rows. In
-// ordering none there is nothing to lock, and it returns all shards. When ask is
-// set it tells the floors who writes to the table.
-func (c *Claimer) lockShards(ctx context.Context, conn *pgconn.PgConn, sql string, floors [Shards]int64, excluded [][]byte, ask bool) ([]int64, error) {
+// ordering none there is nothing to lock, and it returns all shards.
+func (c *Claimer) lockShards(ctx context.Context, conn *pgconn.PgConn, sql string, floors [Shards]int64, excluded [][]byte) ([]int64, error) {
 	first := rand.IntN(Shards)
 	batch := &pgconn.Batch{}
 	batch.ExecParams(beginSQL, nil, nil, nil, nil)
 	batch.ExecParams(settingsSQL, [][]byte{[]byte(strconv.FormatInt(c.holdTimeout().Milliseconds(), 10))}, nil, nil, nil)
+	batch.ExecParams(c.reserve, nil, nil, nil, nil)
 	if sql != "" {
 		batch.ExecParams(sql, append([][]byte{
 			[]byte(c.lockClass), []byte(strconv.Itoa(first)), []byte(strconv.Itoa(shardsPerClaim)), idArray(floors[:]),
 		}, excluded...), nil, nil, nil)
 	}
-	if ask {
-		batch.ExecParams(c.writers, [][]byte{[]byte(c.lockClass)}, nil, nil, nil)
-	}
 	results, err := conn.ExecBatch(ctx, batch).ReadAll()
 	if err != nil {
 		return nil, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
-	}
-	if ask {
-		c.tellWriters(results[len(results)-1].Rows)
 	}
 	if sql == "" {
 		shards := make([]int64, Shards)
@@ -243,7 +268,7 @@ func (c *Claimer) lockShards(ctx context.Context, conn *pgconn.PgConn, sql strin
 		}
 		return shards, nil
 	}
-	rows := results[2].Rows
+	rows := results[3].Rows
 	shards := make([]int64, len(rows))
 	for i, row := range rows {
 		if shards[i], err = strconv.ParseInt(string(row[0]), 10, 64); err != nil {
@@ -253,14 +278,44 @@ func (c *Claimer) lockShards(ctx context.Context, conn *pgconn.PgConn, sql strin
 	return shards, nil
 }
 
-func (c *Claimer) tellWriters(rows [][][]byte) {
-	writers := make([]string, len(rows))
-	for i, row := range rows {
-		writers[i] = string(row[0])
+// look asks, at times, what is pending and who writes, and tells the floors.
+func (c *Claimer) look(ctx context.Context, conn *pgconn.PgConn) error {
+	start := time.Now()
+	ask, full := c.floors.begin(start)
+	if !ask {
+		return nil
 	}
-	c.floorsLock.Lock()
-	defer c.floorsLock.Unlock()
-	c.floors.answered(writers)
+	from := c.floors.floor
+	if full {
+		for i := range from {
+			from[i] = math.MinInt64
+		}
+	}
+	batch := &pgconn.Batch{}
+	batch.ExecParams(c.lowest, [][]byte{idArray(from[:])}, nil, nil, nil)
+	batch.ExecParams(c.writers, [][]byte{[]byte(c.lockClass)}, nil, nil, nil)
+	results, err := conn.ExecBatch(ctx, batch).ReadAll()
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", c.statements.outbox, err)
+	}
+	lowest := map[int]int64{}
+	for _, row := range results[0].Rows {
+		shard, err1 := strconv.Atoi(string(row[0]))
+		id, err2 := strconv.ParseInt(string(row[1]), 10, 64)
+		if err := errors.Join(err1, err2); err != nil {
+			return fmt.Errorf("look at %s: %w", c.statements.outbox, err)
+		}
+		lowest[shard] = id
+	}
+	var writers []string
+	for _, row := range results[1].Rows {
+		writers = append(writers, string(row[0]))
+	}
+	c.floors.answered(full, lowest, writers)
+	if full {
+		c.floors.looked(time.Now(), time.Since(start))
+	}
+	return nil
 }
 
 // read fills the batch with the pending rows of the shards and waits until they
@@ -288,12 +343,18 @@ func (c *Claimer) read(ctx context.Context, batch *rowBatch, sql string, shards 
 	if err != nil {
 		return fmt.Errorf("read %s: %w", c.statements.outbox, err)
 	}
+	for _, r := range batch.reached {
+		c.floors.saw(r.shard, r.id)
+	}
 	batch.full = len(batch.messages) >= perShard
-	c.around = c.around && len(batch.leftOut) > 0
+	c.leaveOut(batch)
 	if batch.flushed >= batch.inserted || len(batch.messages) == 0 {
 		return nil
 	}
-	if err := c.flush(ctx); err != nil {
+	// The server counts this time as the relay's.
+	flushing, cancel := context.WithTimeout(ctx, flushTimeout)
+	defer cancel()
+	if err := c.flush(flushing); err != nil {
 		return fmt.Errorf("flush the write-ahead log: %w", err)
 	}
 	return nil

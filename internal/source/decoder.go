@@ -96,9 +96,7 @@ func (d *decoder) row(values [][]byte, batch *rowBatch) error {
 			if total || values[columnKey] != nil {
 				batch.leftOut[key] = struct{}{}
 			} else {
-				// A row without a key holds nobody back; what is remembered is that
-				// there was one.
-				batch.leftOut[Key{Topic: "\x00"}] = struct{}{}
+				batch.leftOutIDs = append(batch.leftOutIDs, int64(binary.BigEndian.Uint64(values[columnID]))) //nolint:gosec // two's complement on the wire
 			}
 			return nil
 		}

@@ -8,9 +8,6 @@ import (
 // Exclusion names pending rows that a claim leaves where they are, because
 // they wait for a retry. The zero value excludes nothing and costs nothing.
 type Exclusion struct {
-	// Version changes whenever the content does. After a change the next claim
-	// looks at the whole table, since rows that were left may be wanted now.
-	Version uint64
 	// Topics are held back as a whole.
 	Topics []string
 	// Keys are held back one by one.

@@ -1,7 +1,9 @@
 package source
 
 import (
+	"math"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -10,8 +12,8 @@ const (
 	// while a backlog goes, dead index entries pile up by the thousand in it.
 	writersInterval = 20 * time.Millisecond
 	// fullLookInterval bounds how long a row stays unseen that is pending below
-	// its shard's floor against all rules, because somebody made a published
-	// row pending again.
+	// its shard's floor against all rules: somebody made a published row pending
+	// again, or the ids began anew.
 	fullLookInterval = time.Second
 	// fullLookShare bounds the share of time that full looks may take where
 	// they are slow, because a long transaction elsewhere keeps dead index
@@ -23,57 +25,73 @@ const (
 // be, so that a claim need not walk over the index entries of rows that were
 // published but cannot be removed yet.
 //
-// That all rows below were published does not make an id a floor: ids commit
-// out of order, and a row that commits late, below the floor, would be
-// overtaken by later rows of its key above it. So a position becomes a floor
-// only when every transaction has ended that could write to the table while
-// the position was reached: a transaction holds its lock on the table from
-// before it takes an id to its end. Not safe for concurrent use.
+// It takes two steps, the second after the first. An id is complete when no row
+// up to it can appear any more: ids commit out of order, so all transactions
+// must have ended that could write to the table when the id was seen; each
+// holds its lock on the table from before it takes an id to its end. And a
+// complete id is a floor when a look that began after that finds no pending row
+// up to it: one that committed late may not have been seen by any claim, and one
+// that was claimed, here or by another relay, may be given back. Not safe for
+// concurrent use.
 type floors struct {
-	// reached is up to where all rows were published, asked the same when the
-	// writers were last asked for.
-	reached, asked [Shards]int64
-	// candidate becomes floor when all of writers have ended.
-	candidate, floor [Shards]int64
-	waiting          bool
-	writers          []string
-	nextQuestion     time.Time
-	nextFullLook     time.Time
-	version          uint64
-	// epoch counts resets.
-	epoch uint64
+	// seen is the highest id that a claim returned.
+	seen [Shards]int64
+	// candidate becomes complete when all of writers have ended.
+	candidate, complete, floor [Shards]int64
+	waiting                    bool
+	writers                    []string
+	nextQuestion, nextFullLook time.Time
 }
 
-// begin returns the floors to use for a look that starts now, nil for a full
-// one, and whether the table's writers are to be asked for and told to
-// answered. version is that of the claim's Exclusion.
-func (f *floors) begin(now time.Time, version uint64) (floor *[Shards]int64, ask bool) {
-	if version != f.version {
-		f.version = version
-		f.reset()
+func newFloors() floors {
+	var f floors
+	for i := range f.floor {
+		f.floor[i] = math.MinInt64
 	}
-	if ask = f.floor != f.reached && !now.Before(f.nextQuestion); ask {
+	f.seen, f.candidate, f.complete = f.floor, f.floor, f.floor
+	return f
+}
+
+// begin reports whether the lowest pending rows and the writers are to be asked
+// for and told to answered, and whether from the beginning.
+func (f *floors) begin(now time.Time) (ask, full bool) {
+	full = !now.Before(f.nextFullLook)
+	ask = full || f.floor != f.seen && !now.Before(f.nextQuestion)
+	if ask {
 		f.nextQuestion = now.Add(writersInterval)
-		f.asked = f.reached
 	}
-	if !now.Before(f.nextFullLook) {
-		return nil, ask
-	}
-	return &f.floor, ask
+	return ask, full
 }
 
-// answered takes the transactions that could write to the table at a time
-// after begin returned.
-func (f *floors) answered(writers []string) {
-	if f.waiting && slices.ContainsFunc(f.writers, func(w string) bool { return slices.Contains(writers, w) }) {
+// answered takes the lowest pending id of each shard that has any above its
+// floor, or, where full is set, any at all, and the transactions that could
+// write to the table at the same time or later.
+func (f *floors) answered(full bool, lowest map[int]int64, writers []string) {
+	for shard, id := range lowest {
+		if full && id <= f.floor[shard] {
+			*f = newFloors()
+			return
+		}
+	}
+	for shard := range f.floor {
+		floor := f.complete[shard]
+		if id, ok := lowest[shard]; ok {
+			floor = min(floor, id-1)
+		}
+		f.floor[shard] = max(f.floor[shard], floor)
+	}
+	// A prepared transaction has another name after the server was started anew.
+	if f.waiting && slices.ContainsFunc(writers, func(w string) bool {
+		return strings.HasPrefix(w, "-1/") || slices.Contains(f.writers, w)
+	}) {
 		return
 	}
 	if f.waiting {
-		f.floor = f.candidate
+		f.complete = f.candidate
 	}
-	f.candidate, f.writers, f.waiting = f.asked, writers, true
+	f.candidate, f.writers, f.waiting = f.seen, writers, true
 	if len(writers) == 0 {
-		f.floor, f.waiting = f.asked, false
+		f.complete, f.waiting = f.seen, false
 	}
 }
 
@@ -82,23 +100,13 @@ func (f *floors) looked(now time.Time, took time.Duration) {
 	f.nextFullLook = now.Add(max(fullLookInterval, fullLookShare*took))
 }
 
-// reach tells that all rows of the shard up to id were published that a claim
-// of the epoch could see. A claim from before a reset left rows that are wanted
-// since: what it reached means nothing any more.
-func (f *floors) reach(epoch uint64, shard int, id int64) {
-	if epoch != f.epoch {
-		return
-	}
+// saw tells that a claim returned a row; shard allShards stands for every one.
+func (f *floors) saw(shard int, id int64) {
 	if shard != allShards {
-		f.reached[shard] = max(f.reached[shard], id)
+		f.seen[shard] = max(f.seen[shard], id)
 		return
 	}
-	for i := range f.reached {
-		f.reached[i] = max(f.reached[i], id)
+	for i := range f.seen {
+		f.seen[i] = max(f.seen[i], id)
 	}
-}
-
-// reset forgets everything: rows that were passed may be wanted now.
-func (f *floors) reset() {
-	*f = floors{version: f.version, epoch: f.epoch + 1}
 }

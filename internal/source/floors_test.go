@@ -1,93 +1,109 @@
 package source
 
 import (
+	"math"
 	"testing"
 	"time"
 )
 
-func TestFloorWaitsForWriters(t *testing.T) {
-	var f floors
-	now := time.Unix(1, 0)
-	ask := func(writers ...string) int64 {
-		t.Helper()
-		now = now.Add(writersInterval)
-		_, ask := f.begin(now, 0)
-		if !ask {
-			t.Fatal("the writers are not asked for")
-		}
-		f.answered(writers)
-		return f.floor[7]
+// asker plays a claimer's questions.
+type asker struct {
+	floors
+	now time.Time
+}
+
+func newAsker() *asker {
+	a := &asker{floors: newFloors(), now: time.Unix(1, 0)}
+	a.looked(a.now.Add(time.Hour), 0)
+	return a
+}
+
+// ask tells what is pending in shard 7, 0 for nothing, and returns its floor.
+func (a *asker) ask(t *testing.T, lowest int64, writers ...string) int64 {
+	t.Helper()
+	a.now = a.now.Add(writersInterval)
+	if ask, full := a.begin(a.now); !ask || full {
+		t.Fatalf("ask %t, full %t", ask, full)
 	}
-	f.reach(0, 7, 10)
+	pending := map[int]int64{}
+	if lowest != 0 {
+		pending[7] = lowest
+	}
+	a.answered(false, pending, writers)
+	return a.floor[7]
+}
+
+func TestFloorWaitsForWritersAndThenForALook(t *testing.T) {
+	a := newAsker()
 	for i, step := range []struct {
-		writers []string
-		reach   int64
-		want    int64
+		saw, lowest int64
+		writers     []string
+		want        int64
 	}{
-		{[]string{"a", "b"}, 20, 0}, // position 10 waits for a and b
-		{[]string{"b", "c"}, 30, 0}, // b is still there
-		{[]string{"c"}, 40, 10},     // position 30 waits for c, who was there when it was reached
-		{[]string{"c"}, 50, 10},
-		{[]string{"d"}, 60, 30}, // position 50 waits for d
-		{nil, 70, 60},           // nobody is there: what is reached is a floor
+		{10, 0, []string{"a", "b"}, math.MinInt64},           // 10 waits for a and b
+		{20, 0, []string{"b", "c"}, math.MinInt64},           // b is still there
+		{30, 0, []string{"c"}, math.MinInt64},                // 10 is complete, 30 waits for c, who was there when it was seen
+		{40, 5, []string{"c"}, 4},                            // b's row 5 had committed late, and no claim has seen it
+		{40, 0, []string{"c"}, 10},                           // now it was published
+		{50, 0, nil, 10},                                     // nobody is there: 50 is complete
+		{50, 45, nil, 44},                                    // 45 is under way, here or elsewhere
+		{50, 0, []string{"d"}, 50},                           //
+		{60, 0, []string{"-1/700"}, 50},                      // a prepared transaction
+		{60, 0, []string{"-1/701"}, 50},                      // perhaps the same one
+		{60, 0, nil, 50}, {60, 0, nil, 60}, {61, 0, nil, 60}, //
 	} {
-		if got := ask(step.writers...); got != step.want {
+		a.saw(7, step.saw)
+		if got := a.ask(t, step.lowest, step.writers...); got != step.want {
 			t.Errorf("step %d: the floor is %d, want %d", i, got, step.want)
 		}
-		f.reach(0, 7, step.reach)
 	}
 }
 
-func TestFloorsAreForgottenWithTheExclusion(t *testing.T) {
-	var f floors
-	now := time.Unix(1, 0)
-	f.reach(0, allShards, 10)
+func TestNothingIsAskedWhereNothingChanges(t *testing.T) {
+	a := newAsker()
+	a.saw(7, 10)
 	for range 3 {
-		now = now.Add(writersInterval)
-		f.begin(now, 0)
-		f.answered(nil)
+		a.now = a.now.Add(writersInterval)
+		if ask, _ := a.begin(a.now); ask {
+			a.answered(false, nil, nil)
+		}
 	}
-	f.looked(now, 0)
-	if floor, _ := f.begin(now, 0); floor == nil || floor[63] != 10 {
-		t.Fatalf("the floor is %v, want 10", floor)
+	if ask, _ := a.begin(a.now.Add(time.Minute)); ask {
+		t.Error("asked although every floor is as high as it can be")
 	}
-	if floor, _ := f.begin(now, 1); floor != nil {
-		t.Error("no full look after the exclusion changed")
-	}
-	// An answer to a question from before must not bring the old floor back.
-	f.answered(nil)
-	f.answered(nil)
-	f.looked(now, 0)
-	if floor, _ := f.begin(now, 1); floor == nil || *floor != [Shards]int64{} {
-		t.Errorf("the floor is %v after a reset", floor)
+	a.saw(allShards, 11)
+	if ask, _ := a.begin(a.now.Add(time.Minute)); !ask {
+		t.Error("not asked after rows were seen")
 	}
 }
 
-func TestBatchFromBeforeAResetRaisesNoFloor(t *testing.T) {
-	var f floors
-	now := time.Unix(1, 0)
-	claimed := f.epoch
-	f.reset() // a held key is wanted again while the batch is under way
-	f.reach(claimed, 7, 10)
-	for range 3 {
-		now = now.Add(writersInterval)
-		f.begin(now, 0)
-		f.answered(nil)
+func TestRowBelowItsFloorStartsThemAnew(t *testing.T) {
+	a := newAsker()
+	a.saw(7, 100)
+	for range 2 {
+		a.ask(t, 0)
 	}
-	f.looked(now, 0)
-	if floor, _ := f.begin(now, 0); floor == nil || floor[7] != 0 {
-		t.Errorf("the floor is %v, want none", floor)
+	if a.floor[7] != 100 {
+		t.Fatalf("the floor is %d", a.floor[7])
+	}
+	// The table was emptied and its ids began anew.
+	a.answered(true, map[int]int64{7: 1}, nil)
+	if a.floor[7] != math.MinInt64 || a.seen[7] != math.MinInt64 {
+		t.Errorf("the floor is %d, seen %d", a.floor[7], a.seen[7])
 	}
 }
 
 func TestSlowFullLooksAreRare(t *testing.T) {
-	var f floors
+	f := newFloors()
 	now := time.Unix(1, 0)
+	if ask, full := f.begin(now); !ask || !full {
+		t.Error("the first look is not a full one")
+	}
 	f.looked(now, 500*time.Millisecond)
-	if floor, _ := f.begin(now.Add(9*time.Second), 0); floor == nil {
+	if _, full := f.begin(now.Add(9 * time.Second)); full {
 		t.Error("a second full look within 20 times its duration")
 	}
-	if floor, _ := f.begin(now.Add(10*time.Second), 0); floor != nil {
+	if _, full := f.begin(now.Add(10 * time.Second)); !full {
 		t.Error("no full look in time")
 	}
 }

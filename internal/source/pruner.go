@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -39,7 +40,7 @@ func NewPruner(pool *pgxpool.Pool, schema, table string, retention time.Duration
 // much later than its neighbours is left to a later pass.
 func (p *Pruner) Prune(ctx context.Context) (int64, error) {
 	sql := p.statements.expand(pruneSQL, "", "")
-	var after, deleted int64
+	after, deleted := int64(math.MinInt64), int64(0)
 	for young := 0; young < pruneEmptyPages; {
 		var last *int64
 		var seen, published, gone int64

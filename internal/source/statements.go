@@ -23,7 +23,9 @@ const (
 	beginSQL = `BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE`
 
 	// settingsSQL bounds the transaction on the server's side, so that a
-	// relay that froze frees its locks ($1, milliseconds). Compiling a query
+	// relay that froze frees its locks ($1, milliseconds), and lifts the role's own
+	// bounds, which would end it in the middle (transaction_timeout is PostgreSQL
+	// 17's). Compiling a query
 	// that reads some hundred rows costs more than running it (jit). A commit
 	// must be on disk before the next step believes it, whatever the role's
 	// default, but no standby need be waited for: a mark that is lost with the
@@ -31,6 +33,9 @@ const (
 	settingsSQL = `SELECT set_config('idle_in_transaction_session_timeout', $1, true),
        set_config('statement_timeout', $1, true),
        set_config('synchronous_commit', 'local', true),
+       set_config('lock_timeout', '0', true),
+       CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL
+            THEN set_config('transaction_timeout', '0', true) END,
        set_config('jit', 'off', true)`
 
 	// lockKeySQL locks up to $3 shards that have pending rows, from shard $2 on,
@@ -68,19 +73,36 @@ WHERE (SELECT $2::int IS NOT NULL AND $3::int IS NOT NULL AND EXISTS (
                   WHERE {shard} = s.shard AND {delayed} {exclude} OFFSET 0)))
   AND pg_try_advisory_xact_lock($1::int, l.shard)`
 
+	// reserveMarkSQL and reserveDeleteSQL take the lock on the table that settling
+	// needs and reading does not, so that a claim waits while somebody builds an
+	// index, and not a batch that was published already. LOCK TABLE would ask for
+	// more privileges than marking does.
+	reserveMarkSQL   = `UPDATE {outbox} o SET published_at = NULL WHERE false`
+	reserveDeleteSQL = `DELETE FROM {outbox} o WHERE false`
+
 	// writersSQL names the transactions that hold a lock to write to the table:
 	// those that inserted into it and have not ended, and some that did not. A
 	// relay's own, which hold shards (class $1), never insert.
 	writersSQL = `
 SELECT l.virtualtransaction
 FROM pg_locks l
-WHERE l.locktype = 'relation' AND l.granted AND l.relation = {regclass}::regclass
+WHERE l.locktype = 'relation' AND l.granted
+  AND l.relation IN ({regclass}::regclass, pg_get_serial_sequence({regclass}, 'id')::regclass)
   AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
   AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
   AND NOT EXISTS (
     SELECT FROM pg_locks a
     WHERE a.locktype = 'advisory' AND a.virtualtransaction = l.virtualtransaction
       AND a.database = l.database AND a.objsubid = 2 AND a.classid = ($1::bigint & 4294967295)::oid)`
+
+	// lowestSQL is the lowest pending id above the floors in $1 of each shard that
+	// has one, whatever a claim excludes.
+	lowestSQL = `
+SELECT s.shard, l.id
+FROM generate_series(0, 63) AS s(shard)
+CROSS JOIN LATERAL (SELECT o.id FROM {outbox} o
+                    WHERE {shard} = s.shard AND {normal} AND o.id > ($1::bigint[])[s.shard + 1]
+                    ORDER BY o.id LIMIT 1) l`
 
 	columnsSQL = `o.id, o.message_id, o.topic, o.key, o.type, o.payload, o.content_type, o.headers, o.created_at`
 
@@ -132,8 +154,8 @@ CROSS JOIN LATERAL (
 	readSQL = `
 SELECT lsn, shard, id, message_id, topic, key, type, payload, content_type, headers, created_at, true AS locked
 FROM (
-    SELECT q.*, sum(coalesce(octet_length(payload), 0) + pg_column_size(headers) + 128) OVER (ROWS UNBOUNDED PRECEDING)
-               - coalesce(octet_length(payload), 0) AS bytes_before
+    SELECT q.*, coalesce(sum(coalesce(octet_length(payload), 0) + pg_column_size(headers) + 128)
+               OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS bytes_before
     FROM ({rows}) q
 ) x
 WHERE bytes_before < $5::bigint
@@ -146,8 +168,8 @@ LIMIT $4::int`
 WITH candidates AS MATERIALIZED (
     SELECT lsn, shard, id, topic, key
     FROM (
-        SELECT q.*, sum(coalesce(octet_length(payload), 0) + pg_column_size(headers) + 128) OVER (ROWS UNBOUNDED PRECEDING)
-                   - coalesce(octet_length(payload), 0) AS bytes_before
+        SELECT q.*, coalesce(sum(coalesce(octet_length(payload), 0) + pg_column_size(headers) + 128)
+                   OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS bytes_before
         FROM ({rows}) q
     ) x
     WHERE bytes_before < $5::bigint
@@ -158,7 +180,7 @@ WITH candidates AS MATERIALIZED (
     FOR UPDATE SKIP LOCKED
 )
 SELECT c.lsn, c.shard, c.id, m.message_id, c.topic, c.key, m.type, m.payload, m.content_type, m.headers, m.created_at, m.id IS NOT NULL AS locked
-FROM candidates c LEFT JOIN mine m ON m.id = c.id
+FROM candidates c FULL JOIN mine m ON m.id = c.id
 ORDER BY c.id`
 
 	// probeSQL finds out whether the table can be read.
