@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // latency measures how long rows take from their insertion, each a transaction
@@ -28,18 +31,9 @@ func (b *bench) latency(ctx context.Context) error {
 	if b.onPublished != "mark" {
 		return fmt.Errorf("latency is read from marks: use -on-published mark")
 	}
-	pause := time.NewTicker(time.Second / time.Duration(b.rate))
-	defer pause.Stop()
 	rows := int(b.duration.Seconds() * float64(b.rate))
-	for i := range rows {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-pause.C:
-		}
-		if _, err := conn.Exec(ctx, insert, i%b.keys, b.bytes); err != nil {
-			return err
-		}
+	if err := b.write(ctx, "latency", insert, rows); err != nil {
+		return err
 	}
 	err = b.awaitPublished(ctx, "latency", rows, func() (settled bool, err error) {
 		err = conn.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM outbox WHERE published_at IS NULL)`).Scan(&settled)
@@ -70,5 +64,44 @@ func (b *bench) latency(ctx context.Context) error {
 	}
 	fmt.Printf("latency  %d rows in %.1f s (%.0f rows/s), one transaction each: insert to mark p50 %.1f ms, p99 %.1f ms, max %.1f ms; relay %.1f %% of a core, PostgreSQL %.1f %%\n",
 		rows, seconds, float64(rows)/seconds, p50, p99, highest, used[0].Seconds()*100/seconds, used[1].Seconds()*100/seconds)
+	return nil
+}
+
+// writers is the number of connections that insert, since one cannot commit
+// often enough on every machine.
+const writers = 4
+
+// write inserts rows one by one at the rate, spread over the writers.
+func (b *bench) write(ctx context.Context, database, insert string, rows int) error {
+	group := make(chan error, writers)
+	for w := range writers {
+		go func() { group <- b.writeSome(ctx, database, insert, w, rows) }()
+	}
+	var all error
+	for range writers {
+		all = errors.Join(all, <-group)
+	}
+	return all
+}
+
+// writeSome inserts every so many-th of the rows.
+func (b *bench) writeSome(ctx context.Context, database, insert string, first, rows int) error {
+	conn, err := pgx.Connect(ctx, b.postgres.URL(database))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	pause := time.NewTicker(time.Second * writers / time.Duration(b.rate))
+	defer pause.Stop()
+	for i := first; i < rows; i += writers {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-pause.C:
+		}
+		if _, err := conn.Exec(ctx, insert, i%b.keys, b.bytes); err != nil {
+			return err
+		}
+	}
 	return nil
 }
