@@ -21,7 +21,8 @@ type Batch interface {
 	// The caller may change their destinations; their bytes and header strings
 	// live until the batch is settled or released.
 	Messages() []sinks.Message
-	// Full reports whether more messages were waiting than the batch could take.
+	// Full reports whether more messages are likely to wait than the batch could
+	// take: claiming again at once is worth it.
 	Full() bool
 	// Settle records those messages as published whose index published reports
 	// true for, gives the others back, and ends the batch, whatever it returns.

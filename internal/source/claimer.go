@@ -212,19 +212,22 @@ func (c *Claimer) withLocked(exclude Exclusion, now time.Time) Exclusion {
 }
 
 // leaveOut notes what a batch worked around. A total order has nothing else to
-// do meanwhile, and looks again.
+// do meanwhile, and goes on working around. The time begins with the first key:
+// if later ones put it off, a key could be left out for ever.
 func (c *Claimer) leaveOut(batch *rowBatch) {
-	if len(batch.leftOut) == 0 && len(batch.leftOutIDs) == 0 {
-		c.around = false
-		return
-	}
-	if c.options.Ordering == OrderTotal {
+	nothing := len(batch.leftOut) == 0 && len(batch.leftOutIDs) == 0
+	if c.options.Ordering == OrderTotal && !nothing {
 		return
 	}
 	c.around = false
+	if nothing {
+		return
+	}
+	if len(c.locked.Keys) == 0 && len(c.locked.IDs) == 0 {
+		c.lockedUntil = time.Now().Add(lockedFor)
+	}
 	c.locked.Keys = slices.AppendSeq(c.locked.Keys, maps.Keys(batch.leftOut))
 	c.locked.IDs = append(c.locked.IDs, batch.leftOutIDs...)
-	c.lockedUntil = time.Now().Add(lockedFor)
 }
 
 // IsTransient reports whether err is part of normal work: claim again at once.
@@ -235,13 +238,19 @@ func IsTransient(err error) bool { return errors.Is(err, errRowLocked) }
 // and one statement, where a transaction that is given up is two and four, and
 // an idle relay does little else.
 func (c *Claimer) probe(ctx context.Context, conn *pgconn.PgConn, sql string, floors [Shards]int64, excluded [][]byte) (bool, error) {
-	result := conn.ExecParams(ctx, sql, append([][]byte{
-		[]byte(c.lockClass), []byte("0"), []byte(strconv.Itoa(shardsPerClaim)), idArray(floors[:]),
-	}, excluded...), nil, nil, nil).Read()
+	result := conn.ExecParams(ctx, sql, c.lockParameters(0, floors, excluded), nil, nil, nil).Read()
 	if result.Err != nil {
 		return false, fmt.Errorf("claim from %s: %w", c.statements.outbox, result.Err)
 	}
 	return len(result.Rows) > 0, nil
+}
+
+// lockParameters are those of the statement that locks shards, from shard first
+// on.
+func (c *Claimer) lockParameters(first int, floors [Shards]int64, excluded [][]byte) [][]byte {
+	return append([][]byte{
+		[]byte(c.lockClass), []byte(strconv.Itoa(first)), []byte(strconv.Itoa(shardsPerClaim)), idArray(floors[:]),
+	}, excluded...)
 }
 
 // lockShards begins the transaction and locks shards with pending rows. In
@@ -253,9 +262,7 @@ func (c *Claimer) lockShards(ctx context.Context, conn *pgconn.PgConn, sql strin
 	batch.ExecParams(settingsSQL, [][]byte{[]byte(strconv.FormatInt(c.holdTimeout().Milliseconds(), 10))}, nil, nil, nil)
 	batch.ExecParams(c.reserve, nil, nil, nil, nil)
 	if sql != "" {
-		batch.ExecParams(sql, append([][]byte{
-			[]byte(c.lockClass), []byte(strconv.Itoa(first)), []byte(strconv.Itoa(shardsPerClaim)), idArray(floors[:]),
-		}, excluded...), nil, nil, nil)
+		batch.ExecParams(sql, c.lockParameters(first, floors, excluded), nil, nil, nil)
 	}
 	results, err := conn.ExecBatch(ctx, batch).ReadAll()
 	if err != nil {
