@@ -70,11 +70,12 @@ func TestServersGivenAreNotStarted(t *testing.T) {
 	}
 }
 
-// running starts the script and returns the PostgreSQL that it got.
+// running starts the script, whose function ready tells that it is prepared for
+// signals, awaits that, and returns the PostgreSQL that it got.
 func running(t *testing.T, script string) (command *exec.Cmd, output *bytes.Buffer, url string, ended <-chan error) {
 	t.Helper()
 	urlFile := filepath.Join(t.TempDir(), "url")
-	command = withPostgres(t, build(t), `printf %s "$RELAY_TEST_POSTGRES_URL" > `+urlFile+`.tmp && mv `+urlFile+`.tmp `+urlFile+"; "+script)
+	command = withPostgres(t, build(t), `ready() { printf %s "$RELAY_TEST_POSTGRES_URL" > `+urlFile+`.tmp && mv `+urlFile+`.tmp `+urlFile+"; }; "+script)
 	output = &bytes.Buffer{}
 	command.Stdout = output
 	if err := command.Start(); err != nil {
@@ -109,7 +110,7 @@ func awaitGone(t *testing.T, url string) {
 
 func TestSignalsReachTheCommand(t *testing.T) {
 	t.Parallel()
-	command, output, url, ended := running(t, `trap 'echo asked; exit 5' TERM; while :; do sleep 0.05; done`)
+	command, output, url, ended := running(t, `trap 'echo asked; exit 5' TERM; ready; while :; do sleep 0.05; done`)
 	if err := command.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +128,7 @@ func TestSignalsReachTheCommand(t *testing.T) {
 
 func TestNothingOutlivesAKill(t *testing.T) {
 	t.Parallel()
-	command, output, url, ended := running(t, `echo pid=$$; exec sleep 600`)
+	command, output, url, ended := running(t, `echo pid=$$; ready; exec sleep 600`)
 	conn, err := pgx.Connect(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
