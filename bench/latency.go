@@ -4,15 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// latency measures how long rows take from their insertion, each a transaction
-// of its own that notifies, until they are marked, which is a little after the
-// broker acknowledged them.
+// settleIn is how long rows are written before those that count: a broker that
+// has just started, and a relay's first connections, are slow.
+const settleIn = 5 * time.Second
+
+// latency measures how long rows take from their commit, as the writer learns
+// of it, until they are marked, which is a little after the broker's
+// acknowledgement. Each is a transaction of its own that notifies.
 func (b *bench) latency(ctx context.Context) error {
+	if b.onPublished != "mark" {
+		return fmt.Errorf("latency is read from marks: use -on-published mark")
+	}
 	conn, config, err := b.prepare(ctx, "latency")
 	if err != nil {
 		return err
@@ -22,17 +30,21 @@ func (b *bench) latency(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	meter, err := newMeter(relay.command.Process.Pid, b.postgres.PID())
+	if _, err := b.write(ctx, "latency", settleIn); err != nil {
+		return err
+	}
+	meter, err := newMeter(relay.command.Process.Pid, b.postgres.PID(), b.kafka.PID())
 	if err != nil {
 		return err
 	}
-	insert := `WITH n AS (SELECT pg_notify('outbox', '')) INSERT INTO outbox (topic, key, type, payload)
-		SELECT 'latency', 'key-' || $1::int, 'Measured', convert_to(repeat('x', $2::int), 'UTF8') FROM n`
-	if b.onPublished != "mark" {
-		return fmt.Errorf("latency is read from marks: use -on-published mark")
+	began := time.Now()
+	commits, err := b.write(ctx, "latency", b.duration)
+	if err != nil {
+		return err
 	}
-	rows := int(b.duration.Seconds() * float64(b.rate))
-	if err := b.write(ctx, "latency", insert, rows); err != nil {
+	wall := time.Since(began)
+	var rows int
+	if err := conn.QueryRow(ctx, `SELECT count(*) FROM outbox`).Scan(&rows); err != nil {
 		return err
 	}
 	err = b.awaitPublished(ctx, "latency", rows, func() (settled bool, err error) {
@@ -49,59 +61,92 @@ func (b *bench) latency(ctx context.Context) error {
 	if err := relay.stop(); err != nil {
 		return err
 	}
-	// The first second warms up.
-	var p50, p99, highest float64
-	var seconds float64
-	err = conn.QueryRow(ctx, `
-		WITH measured AS (
-			SELECT extract(epoch FROM published_at - created_at) * 1000 AS ms
-			FROM outbox WHERE created_at > (SELECT min(created_at) FROM outbox) + interval '1 s')
-		SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY ms), percentile_cont(0.99) WITHIN GROUP (ORDER BY ms), max(ms),
-			(SELECT extract(epoch FROM max(created_at) - min(created_at)) FROM outbox)
-		FROM measured`).Scan(&p50, &p99, &highest, &seconds)
+	toMark, err := b.untilMarked(ctx, conn, commits)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("latency  %d rows in %.1f s (%.0f rows/s), one transaction each: insert to mark p50 %.1f ms, p99 %.1f ms, max %.1f ms; relay %.1f %% of a core, PostgreSQL %.1f %%\n",
-		rows, seconds, float64(rows)/seconds, p50, p99, highest, used[0].Seconds()*100/seconds, used[1].Seconds()*100/seconds)
+	slices.Sort(toMark)
+	at := func(share float64) float64 {
+		return float64(toMark[int(share*float64(len(toMark)-1))].Microseconds()) / 1000
+	}
+	percent := func(cpu time.Duration) float64 { return cpu.Seconds() * 100 / wall.Seconds() }
+	fmt.Printf("latency  %d rows in %.1f s (%.0f rows/s), one transaction each, from %d connections: commit to mark p50 %.1f ms, p99 %.1f ms, max %.1f ms; relay %.1f %% of a core, PostgreSQL %.1f %%, Kafka %.1f %%\n",
+		len(commits), wall.Seconds(), float64(len(commits))/wall.Seconds(), b.writers, at(0.5), at(0.99), at(1),
+		percent(used[0]), percent(used[1]), percent(used[2]))
 	return nil
 }
 
-// writers is the number of connections that insert, since one cannot commit
-// often enough on every machine.
-const writers = 4
-
-// write inserts rows one by one at the rate, spread over the writers.
-func (b *bench) write(ctx context.Context, database, insert string, rows int) error {
-	group := make(chan error, writers)
-	for w := range writers {
-		go func() { group <- b.writeSome(ctx, database, insert, w, rows) }()
+// untilMarked returns the time from each row's commit to its mark: both clocks
+// are this machine's.
+func (b *bench) untilMarked(ctx context.Context, conn *pgx.Conn, commits map[int64]time.Time) ([]time.Duration, error) {
+	rows, err := conn.Query(ctx, `SELECT id, published_at FROM outbox`)
+	if err != nil {
+		return nil, err
 	}
-	var all error
-	for range writers {
-		all = errors.Join(all, <-group)
+	all := make([]time.Duration, 0, len(commits))
+	var id int64
+	var marked time.Time
+	_, err = pgx.ForEachRow(rows, []any{&id, &marked}, func() error {
+		if committed, ok := commits[id]; ok {
+			all = append(all, marked.Sub(committed))
+		}
+		return nil
+	})
+	if err == nil && len(all) != len(commits) {
+		err = fmt.Errorf("%d of %d rows are in the table", len(all), len(commits))
 	}
-	return all
+	return all, err
 }
 
-// writeSome inserts every so many-th of the rows.
-func (b *bench) writeSome(ctx context.Context, database, insert string, first, rows int) error {
+// write inserts rows one by one at the rate, from all writers, and returns when
+// each was committed.
+func (b *bench) write(ctx context.Context, database string, duration time.Duration) (map[int64]time.Time, error) {
+	type result struct {
+		commits map[int64]time.Time
+		err     error
+	}
+	results := make(chan result, b.writers)
+	start := time.Now()
+	for w := range b.writers {
+		go func() {
+			commits, err := b.writeSome(ctx, database, start, w, int(duration.Seconds()*float64(b.rate)))
+			results <- result{commits, err}
+		}()
+	}
+	all := map[int64]time.Time{}
+	var failed error
+	for range b.writers {
+		r := <-results
+		failed = errors.Join(failed, r.err)
+		for id, at := range r.commits {
+			all[id] = at
+		}
+	}
+	return all, failed
+}
+
+// writeSome inserts every so many-th of the rows, each when its time has come
+// or, after a slow one, at once.
+func (b *bench) writeSome(ctx context.Context, database string, start time.Time, first, rows int) (map[int64]time.Time, error) {
 	conn, err := pgx.Connect(ctx, b.postgres.URL(database))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	pause := time.NewTicker(time.Second * writers / time.Duration(b.rate))
-	defer pause.Stop()
-	for i := first; i < rows; i += writers {
+	const insert = `WITH n AS (SELECT pg_notify('outbox', '')) INSERT INTO outbox (topic, key, type, payload)
+		SELECT 'latency', 'key-' || $1::int, 'Measured', convert_to(repeat('x', $2::int), 'UTF8') FROM n RETURNING id`
+	commits := make(map[int64]time.Time, rows/b.writers+1)
+	for i := first; i < rows; i += b.writers {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
-		case <-pause.C:
+			return nil, ctx.Err()
+		case <-time.After(time.Until(start.Add(time.Duration(i) * time.Second / time.Duration(b.rate)))):
 		}
-		if _, err := conn.Exec(ctx, insert, i%b.keys, b.bytes); err != nil {
-			return err
+		var id int64
+		if err := conn.QueryRow(ctx, insert, i%b.keys, b.bytes).Scan(&id); err != nil {
+			return nil, err
 		}
+		commits[id] = time.Now()
 	}
-	return nil
+	return commits, nil
 }

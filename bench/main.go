@@ -19,7 +19,7 @@ import (
 
 type settings struct {
 	rows, keys, bytes, partitions int
-	rate                          int
+	rate, writers                 int
 	duration                      time.Duration
 	batch, workers                int
 	onPublished                   string
@@ -33,6 +33,7 @@ func main() {
 	flag.IntVar(&s.bytes, "bytes", 200, "payload of a row")
 	flag.IntVar(&s.partitions, "partitions", 6, "partitions of the topic")
 	flag.IntVar(&s.rate, "rate", 1000, "rows per second while latency is measured")
+	flag.IntVar(&s.writers, "writers", 4, "connections that write while latency is measured")
 	flag.DurationVar(&s.duration, "duration", 10*time.Second, "how long latency is measured")
 	flag.IntVar(&s.batch, "batch", 1000, "outbox.batch_size")
 	flag.IntVar(&s.workers, "workers", 4, "outbox.workers")

@@ -52,6 +52,9 @@ func (n names) Outbox() string { return n.target.identifier("") }
 // Publish is the SQL function's name with its schema.
 func (n names) Publish() string { return n.target.identifier("_publish") }
 
+// Table is the outbox's name and a suffix, with its schema.
+func (n names) Table(suffix string) string { return n.target.identifier(suffix) }
+
 // Name is the table's name and a suffix, without the schema.
 func (n names) Name(suffix string) string {
 	return pgx.Identifier{n.target.Table + suffix}.Sanitize()
