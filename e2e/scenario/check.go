@@ -73,7 +73,7 @@ func (c Check) Run() Findings {
 		seen[record.MessageID] = record
 		row, ok := rows[record.MessageID]
 		if !ok {
-			f.add('P', "%s: %s", describe(record), c.reason(record.MessageID))
+			f.add('P', "%s: %s", describe(record), reasonOf(c.Undone, record.MessageID))
 			continue
 		}
 		if difference := row.difference(record); difference != "" {
@@ -93,13 +93,6 @@ func (c Check) Run() Findings {
 		f.add('D', "%d duplicates, at most %d could be in flight; %s", len(again), c.MaxDuplicates, strings.Join(again[:min(3, len(again))], "; "))
 	}
 	return f
-}
-
-func (c Check) reason(id outbox.UUID) string {
-	if why, ok := c.Undone[id]; ok {
-		return why
-	}
-	return "no transaction that recorded it is committed"
 }
 
 func (f *Findings) add(invariant byte, format string, arguments ...any) {
@@ -169,7 +162,7 @@ func (f Findings) String() string {
 			fmt.Fprintf(&b, "%c: %s\n", v.Invariant, v.Text)
 		}
 	}
-	for _, invariant := range "LPOMDC" {
+	for _, invariant := range "LPOMDCE" {
 		if more := shown[byte(invariant)] - perInvariant; more > 0 {
 			fmt.Fprintf(&b, "%c: and %d more\n", invariant, more)
 		}

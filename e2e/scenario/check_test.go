@@ -85,6 +85,47 @@ func TestCheckFindsEachViolation(t *testing.T) {
 	}
 }
 
+func TestEffectCheckFindsEachViolation(t *testing.T) {
+	t.Parallel()
+	committed := rows(6)
+	var all []Effect
+	for i, row := range committed {
+		all = append(all, Effect{Position: int64(i + 1), MessageID: row.MessageID, By: "a"})
+	}
+	again := append(slices.Clone(all), Effect{Position: 7, MessageID: id(2), By: "b"})
+	swapped := slices.Clone(all)
+	swapped[1], swapped[3] = swapped[3], swapped[1] // 4 before 2, both of key b
+	crossed := slices.Clone(all)
+	crossed[0], crossed[1] = crossed[1], crossed[0] // 2 before 1, of different keys
+	for name, test := range map[string]struct {
+		check EffectCheck
+		want  string // letters
+		text  string
+	}{
+		"nothing":                {EffectCheck{Effects: all, Ordered: true}, "", ""},
+		"an effect twice":        {EffectCheck{Effects: again, Ordered: true}, "E", id(2).String() + " had its effect again: #7 by b, after #2 by a"},
+		"an effect missing":      {EffectCheck{Effects: all[:5]}, "E", "id 6 ("},
+		"an effect of nothing":   {EffectCheck{Effects: append(slices.Clone(all), Effect{MessageID: id(99)})}, "E", "no transaction"},
+		"of a rolled back one":   {EffectCheck{Effects: append(slices.Clone(all), Effect{MessageID: id(98)}), Undone: map[outbox.UUID]string{id(98): "rolled back"}}, "E", "rolled back"},
+		"a key out of order":     {EffectCheck{Effects: swapped, Ordered: true}, "O", "id 2 of key \"b\""},
+		"no order wanted":        {EffectCheck{Effects: swapped}, "", ""},
+		"keys beside each other": {EffectCheck{Effects: crossed, Ordered: true}, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test.check.Committed = committed
+			findings := test.check.Run()
+			var letters []byte
+			for _, v := range findings.Violations {
+				letters = append(letters, v.Invariant)
+			}
+			if string(letters) != test.want || !strings.Contains(findings.String(), test.text) {
+				t.Errorf("found %q, want %q and %q:\n%s", letters, test.want, test.text, findings)
+			}
+		})
+	}
+}
+
 func TestCheckNamesAFewOffenders(t *testing.T) {
 	findings := Check{Committed: rows(50), Undone: map[outbox.UUID]string{id(99): "its savepoint was rolled back"}, Records: []Record{{MessageID: id(99), Where: "t/3@7"}}}.Run()
 	text := findings.String()

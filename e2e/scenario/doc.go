@@ -10,6 +10,7 @@
 //	O  first occurrences ascend in id per topic and key
 //	M  a row that is marked, or deleted as published, is in the broker
 //	D  duplicates are at most what was in flight
+//	E  every committed row has one effect of a consumer with an inbox, no other any
 //	C  the broker has the key, the id and the bytes that were committed
 //
 // Everything random comes from a seed that a failing test prints;

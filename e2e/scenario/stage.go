@@ -169,6 +169,13 @@ func (s *Stage) Undo(message outbox.UUID, why string) {
 	s.truth.undone[message] = why
 }
 
+// undone says of each message that was undone so far why.
+func (s *Stage) undone() map[outbox.UUID]string {
+	s.truth.mu.Lock()
+	defer s.truth.mu.Unlock()
+	return maps.Clone(s.truth.undone)
+}
+
 // Pending counts the rows that wait, those delayed into the future included.
 func (s *Stage) Pending() (int, error) {
 	var n int
@@ -229,9 +236,7 @@ func (s *Stage) Verify(maxDuplicates int) int {
 	if err != nil {
 		s.t.Fatalf("read the truth: %v", err)
 	}
-	s.truth.mu.Lock()
-	undone := maps.Clone(s.truth.undone)
-	s.truth.mu.Unlock()
+	undone := s.undone()
 	records := s.Records()
 	findings := Check{
 		Committed: committed, Undone: undone, Records: records,
