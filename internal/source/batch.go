@@ -81,7 +81,7 @@ func (b *rowBatch) Settle(ctx context.Context, published func(i int) bool) error
 		return nil
 	}
 	batch := &pgconn.Batch{}
-	batch.ExecParams(b.claimer.settle, [][]byte{idArray(b.ids)}, nil, nil, nil)
+	preparedOn(b.conn.Conn().PgConn()).add(batch, b.claimer.settle, [][]byte{idArray(b.ids)}, nil)
 	batch.ExecParams(`COMMIT`, nil, nil, nil, nil)
 	results, err := b.conn.Conn().PgConn().ExecBatch(ctx, batch).ReadAll()
 	if err == nil && results[1].CommandTag.String() != "COMMIT" {

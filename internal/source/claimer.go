@@ -93,7 +93,9 @@ type Claimer struct {
 	lowest     string
 	reserve    string
 	unexcluded claimStatements
-	floors     floors
+	// often are the statements that are worth preparing.
+	often  []string
+	floors floors
 	// empty counts the claims in a row that found nothing.
 	empty int
 	// around makes the next claim work around rows that somebody else has
@@ -126,6 +128,7 @@ func NewClaimer(pool *pgxpool.Pool, options Options) *Claimer {
 	if options.OnPublished == Delete {
 		c.settle, c.reserve = s.expand(deleteSQL, "", ""), s.expand(reserveDeleteSQL, "", "")
 	}
+	c.often = []string{settingsSQL, c.reserve, c.unexcluded.lock, c.unexcluded.read, c.settle, c.lowest, c.writers}
 	c.batches.New = func() any { return new(rowBatch) }
 	return c
 }
@@ -146,6 +149,9 @@ func (c *Claimer) Claim(ctx context.Context, exclude Exclusion) (Batch, error) {
 	}
 	batch, err := c.claim(ctx, conn, exclude)
 	if batch == nil {
+		if isStale(err) {
+			_ = conn.Conn().PgConn().Close(ctx) // the next connection prepares them anew
+		}
 		release(conn)
 		return nil, err
 	}
@@ -163,7 +169,11 @@ func (c *Claimer) claim(ctx context.Context, conn *pgxpool.Conn, exclude Exclusi
 	}
 	var shards []int64
 	pending := true
-	err := c.look(ctx, conn.Conn().PgConn())
+	err := prepare(ctx, conn.Conn().PgConn(), c.often)
+	if err != nil {
+		return nil, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
+	}
+	err = c.look(ctx, conn.Conn().PgConn())
 	floors := c.floors.floor
 	if c.empty >= idleAfter && sql.lock != "" && err == nil {
 		pending, err = c.probe(ctx, conn.Conn().PgConn(), sql.lock, floors, excluded)
@@ -238,7 +248,7 @@ func IsTransient(err error) bool { return errors.Is(err, errRowLocked) }
 // and one statement, where a transaction that is given up is two and four, and
 // an idle relay does little else.
 func (c *Claimer) probe(ctx context.Context, conn *pgconn.PgConn, sql string, floors [Shards]int64, excluded [][]byte) (bool, error) {
-	result := conn.ExecParams(ctx, sql, c.lockParameters(0, floors, excluded), nil, nil, nil).Read()
+	result := preparedOn(conn).query(ctx, conn, sql, c.lockParameters(0, floors, excluded))
 	if result.Err != nil {
 		return false, fmt.Errorf("claim from %s: %w", c.statements.outbox, result.Err)
 	}
@@ -259,10 +269,11 @@ func (c *Claimer) lockShards(ctx context.Context, conn *pgconn.PgConn, sql strin
 	first := rand.IntN(Shards)
 	batch := &pgconn.Batch{}
 	batch.ExecParams(beginSQL, nil, nil, nil, nil)
-	batch.ExecParams(settingsSQL, [][]byte{[]byte(strconv.FormatInt(c.holdTimeout().Milliseconds(), 10))}, nil, nil, nil)
-	batch.ExecParams(c.reserve, nil, nil, nil, nil)
+	prepared := preparedOn(conn)
+	prepared.add(batch, settingsSQL, [][]byte{[]byte(strconv.FormatInt(c.holdTimeout().Milliseconds(), 10))}, nil)
+	prepared.add(batch, c.reserve, nil, nil)
 	if sql != "" {
-		batch.ExecParams(sql, c.lockParameters(first, floors, excluded), nil, nil, nil)
+		prepared.add(batch, sql, c.lockParameters(first, floors, excluded), nil)
 	}
 	results, err := conn.ExecBatch(ctx, batch).ReadAll()
 	if err != nil {
@@ -299,8 +310,8 @@ func (c *Claimer) look(ctx context.Context, conn *pgconn.PgConn) error {
 		}
 	}
 	batch := &pgconn.Batch{}
-	batch.ExecParams(c.lowest, [][]byte{idArray(from[:])}, nil, nil, nil)
-	batch.ExecParams(c.writers, [][]byte{[]byte(c.lockClass)}, nil, nil, nil)
+	preparedOn(conn).add(batch, c.lowest, [][]byte{idArray(from[:])}, nil)
+	preparedOn(conn).add(batch, c.writers, [][]byte{[]byte(c.lockClass)}, nil)
 	results, err := conn.ExecBatch(ctx, batch).ReadAll()
 	if err != nil {
 		return fmt.Errorf("look at %s: %w", c.statements.outbox, err)
@@ -337,10 +348,10 @@ func (c *Claimer) read(ctx context.Context, batch *rowBatch, sql string, shards 
 		perShard = (c.options.BatchSize + len(shards) - 1) / len(shards)
 	}
 	request := &pgconn.Batch{}
-	request.ExecParams(sql, append([][]byte{
+	preparedOn(batch.conn.Conn().PgConn()).add(request, sql, append([][]byte{
 		idArray(shards), idArray(shardFloors), []byte(strconv.Itoa(perShard)),
 		[]byte(strconv.Itoa(c.options.BatchSize)), []byte(strconv.Itoa(claimBytes)),
-	}, excluded...), nil, nil, []int16{pgBinary})
+	}, excluded...), []int16{pgBinary})
 	request.ExecParams(flushedSQL, nil, nil, nil, []int16{pgBinary})
 	results := batch.conn.Conn().PgConn().ExecBatch(ctx, request)
 	err := c.decoder.decode(results, batch)
@@ -350,6 +361,7 @@ func (c *Claimer) read(ctx context.Context, batch *rowBatch, sql string, shards 
 	if err != nil {
 		return fmt.Errorf("read %s: %w", c.statements.outbox, err)
 	}
+	c.floors.claimed(len(batch.messages))
 	for _, r := range batch.reached {
 		c.floors.saw(r.shard, r.id)
 	}

@@ -8,9 +8,14 @@ import (
 )
 
 const (
-	// writersInterval is how often the claimer asks who is writing to the table:
-	// while a backlog goes, dead index entries pile up by the thousand in it.
+	// writersInterval is how often the claimer asks at most who is writing to the
+	// table: while a backlog goes, dead index entries pile up by the thousand in it.
 	writersInterval = 20 * time.Millisecond
+	// writersRows is after how many rows it asks. Where few come, the question
+	// would cost more than walking over what they leave behind.
+	writersRows = 500
+	// writersPause is after what time it asks however few rows came.
+	writersPause = 250 * time.Millisecond
 	// fullLookInterval bounds how long a row stays unseen that is pending below
 	// its shard's floor against all rules: somebody made a published row pending
 	// again, or the ids began anew.
@@ -40,7 +45,9 @@ type floors struct {
 	candidate, complete, floor [Shards]int64
 	waiting                    bool
 	writers                    []string
-	nextQuestion, nextFullLook time.Time
+	lastQuestion, nextFullLook time.Time
+	// rows were claimed since the last question.
+	rows int
 }
 
 func newFloors() floors {
@@ -56,9 +63,13 @@ func newFloors() floors {
 // for and told to answered, and whether from the beginning.
 func (f *floors) begin(now time.Time) (ask, full bool) {
 	full = !now.Before(f.nextFullLook)
-	ask = full || f.floor != f.seen && !now.Before(f.nextQuestion)
+	pause := writersPause
+	if f.rows >= writersRows {
+		pause = writersInterval
+	}
+	ask = full || f.floor != f.seen && now.Sub(f.lastQuestion) >= pause
 	if ask {
-		f.nextQuestion = now.Add(writersInterval)
+		f.lastQuestion, f.rows = now, 0
 	}
 	return ask, full
 }
@@ -99,6 +110,9 @@ func (f *floors) answered(full bool, lowest map[int]int64, writers []string) {
 func (f *floors) looked(now time.Time, took time.Duration) {
 	f.nextFullLook = now.Add(max(fullLookInterval, fullLookShare*took))
 }
+
+// claimed tells how many rows a claim returned.
+func (f *floors) claimed(rows int) { f.rows += rows }
 
 // saw tells that a claim returned a row; shard allShards stands for every one.
 func (f *floors) saw(shard int, id int64) {

@@ -21,7 +21,7 @@ func newAsker() *asker {
 // ask tells what is pending in shard 7, 0 for nothing, and returns its floor.
 func (a *asker) ask(t *testing.T, lowest int64, writers ...string) int64 {
 	t.Helper()
-	a.now = a.now.Add(writersInterval)
+	a.now = a.now.Add(writersPause)
 	if ask, full := a.begin(a.now); !ask || full {
 		t.Fatalf("ask %t, full %t", ask, full)
 	}
@@ -63,7 +63,7 @@ func TestNothingIsAskedWhereNothingChanges(t *testing.T) {
 	a := newAsker()
 	a.saw(7, 10)
 	for range 3 {
-		a.now = a.now.Add(writersInterval)
+		a.now = a.now.Add(writersPause)
 		if ask, _ := a.begin(a.now); ask {
 			a.answered(false, nil, nil)
 		}

@@ -29,14 +29,17 @@ const (
 	// that reads some hundred rows costs more than running it (jit). A commit
 	// must be on disk before the next step believes it, whatever the role's
 	// default, but no standby need be waited for: a mark that is lost with the
-	// primary is a duplicate.
+	// primary is a duplicate. Plans are kept, and must not be scans of the whole
+	// table or of all that is pending because it was small when they were made.
 	settingsSQL = `SELECT set_config('idle_in_transaction_session_timeout', $1, true),
        set_config('statement_timeout', $1, true),
        set_config('synchronous_commit', 'local', true),
        set_config('lock_timeout', '0', true),
        CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL
             THEN set_config('transaction_timeout', '0', true) END,
-       set_config('jit', 'off', true)`
+       set_config('jit', 'off', true),
+       set_config('enable_seqscan', 'off', true),
+       set_config('enable_bitmapscan', 'off', true)`
 
 	// lockKeySQL locks up to $3 shards that have pending rows, from shard $2 on,
 	// and looks no further when it has them. OFFSET 0 keeps the planner from
