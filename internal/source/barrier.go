@@ -23,7 +23,7 @@ func (c *Claimer) flush(ctx context.Context) error {
 	defer release(conn)
 	batch := &pgconn.Batch{}
 	batch.ExecParams(beginSQL, nil, nil, nil, nil)
-	batch.ExecParams(settingsSQL, [][]byte{[]byte("10000")}, nil, nil, nil)
+	preparedOn(conn.Conn().PgConn()).add(batch, settingsSQL, [][]byte{[]byte("10000")}, nil)
 	batch.ExecParams(flushSQL, nil, nil, nil, nil)
 	batch.ExecParams(`COMMIT`, nil, nil, nil, nil)
 	_, err = conn.Conn().PgConn().ExecBatch(ctx, batch).ReadAll()
