@@ -10,10 +10,14 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// backendSQL names the server's process, and keeps the plans of the statements
-// that are prepared: their shape does not depend on what they are asked, and to
-// plan a claim takes three times as long as to run it.
-const backendSQL = `SELECT pg_backend_pid(), set_config('plan_cache_mode', 'force_generic_plan', false)`
+const (
+	backendSQL = `SELECT pg_backend_pid()`
+
+	// keepPlansSQL makes the server plan each prepared statement once: their
+	// plans do not depend on what they are asked, and to plan a claim takes three
+	// times as long as to run it. It is for the session, so not for a pooler's.
+	keepPlansSQL = `SET plan_cache_mode = force_generic_plan`
+)
 
 // preparedKey is where a connection remembers its preparedStatements.
 const preparedKey = "outbox-relay/prepared"
@@ -36,6 +40,9 @@ func prepare(ctx context.Context, conn *pgconn.PgConn, statements []string) erro
 	}
 	// A pooler makes up the process that it tells a client at the start.
 	if direct := string(result.Rows[0][0]) == strconv.FormatUint(uint64(conn.PID()), 10); direct {
+		if result := conn.ExecParams(ctx, keepPlansSQL, nil, nil, nil, nil).Read(); result.Err != nil {
+			return fmt.Errorf("keep plans: %w", result.Err)
+		}
 		for _, sql := range statements {
 			if sql == "" || prepared[sql] != "" {
 				continue
