@@ -28,6 +28,8 @@ type instance struct {
 	mu      sync.Mutex
 	process *process
 	closed  bool
+	// mounted: the scratch folder has a disk in it, for the data.
+	mounted bool
 }
 
 // newInstance takes what a server needs before it starts.
@@ -44,6 +46,14 @@ func newInstance(name, parent string, ports int) (*instance, error) {
 		return nil, err
 	}
 	return &instance{name: name, scratch: folder, ports: taken}, nil
+}
+
+// dataPath is the folder of the server's data.
+func (i *instance) dataPath() string {
+	if i.mounted {
+		return i.scratch.path(diskFolder, "data")
+	}
+	return i.scratch.path("data")
 }
 
 // Port is the TCP port on 127.0.0.1 that clients use, the same over restarts.
@@ -157,6 +167,9 @@ func (i *instance) close() error {
 	}
 	for _, p := range i.ports {
 		p.release()
+	}
+	if i.mounted {
+		kept = errors.Join(kept, unmountDisk(i.scratch.dir))
 	}
 	if err := i.scratch.remove(); err != nil {
 		return errors.Join(kept, fmt.Errorf("removing the scratch folder of %s: %w", i.name, err))

@@ -33,6 +33,14 @@ type KafkaOptions struct {
 	// HeapMB is the Java heap's limit; 0 is 256. At 1024 or more the Java
 	// compiler optimises fully, for benchmarks.
 	HeapMB int
+	// Proxy, when not empty, adds the listener PROXIED, at ProxiedAddress, which
+	// advertises this address, host:port, instead of its own. Clients that come
+	// through a proxy at that address are told to come through it again; those
+	// of the other listeners bypass it.
+	Proxy string
+	// DiskMB, when not 0, puts the data on a disk of that size of its own, for
+	// FillDisk; starting fails with ErrNoDisk where that cannot be had.
+	DiskMB int
 	// Properties are added to those the harness makes, and override them.
 	Properties map[string]string
 }
@@ -59,6 +67,7 @@ const (
 	kafkaSASLSSL
 	kafkaSSL
 	kafkaMTLS
+	kafkaProxied
 )
 
 // StartKafka formats the storage of a new broker, starts it and returns when
@@ -80,9 +89,12 @@ func startKafka(ctx context.Context, options KafkaOptions, flags ...string) (*Ka
 	} else if home, err = cachedKafka(); err != nil {
 		return nil, err
 	}
-	ports := 2
+	ports := kafkaController + 1
 	if options.Secure {
-		ports = 5
+		ports = kafkaMTLS + 1
+	}
+	if options.Proxy != "" {
+		ports = kafkaProxied + 1
 	}
 	in, err := newInstance("kafka", os.TempDir(), ports)
 	if err != nil {
@@ -106,19 +118,19 @@ func cachedKafka() (string, error) {
 
 // initialize writes the configuration and formats the storage.
 func (k *Kafka) initialize(ctx context.Context) error {
+	if k.options.DiskMB > 0 {
+		if err := k.mountDisk(k.options.DiskMB); err != nil {
+			return err
+		}
+	}
 	if k.options.Secure {
 		var err error
 		if k.certificates, err = makeCertificates(k.scratch.dir); err != nil {
 			return err
 		}
 	}
-	var text strings.Builder
-	properties := k.properties()
-	for _, name := range slices.Sorted(maps.Keys(properties)) {
-		fmt.Fprintf(&text, "%s=%s\n", name, properties[name])
-	}
-	if err := os.WriteFile(k.config(), []byte(text.String()), 0o644); err != nil {
-		return fmt.Errorf("writing Kafka's configuration: %w", err)
+	if err := writeProperties(k.config(), k.properties()); err != nil {
+		return err
 	}
 	args := []string{"format", "-t", "AAAAAAAAAAAAAAAAAAAAAA", "-c", k.config()}
 	if k.options.Secure {
@@ -137,6 +149,18 @@ func (k *Kafka) initialize(ctx context.Context) error {
 	return err
 }
 
+// writeProperties writes a file in the format of Java's properties.
+func writeProperties(path string, properties map[string]string) error {
+	var text strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(properties)) {
+		fmt.Fprintf(&text, "%s=%s\n", name, properties[name])
+	}
+	if err := os.WriteFile(path, []byte(text.String()), 0o644); err != nil {
+		return fmt.Errorf("writing Kafka's configuration: %w", err)
+	}
+	return nil
+}
+
 func (k *Kafka) config() string { return k.scratch.path("server.properties") }
 
 // properties are the broker's configuration, the caller's last.
@@ -146,10 +170,10 @@ func (k *Kafka) properties() map[string]string {
 		"node.id":                                  "1",
 		"controller.quorum.voters":                 "1@" + k.ports[kafkaController].address(),
 		"listeners":                                k.listeners(),
-		"listener.security.protocol.map":           "PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,MTLS:SSL,CONTROLLER:PLAINTEXT",
+		"listener.security.protocol.map":           "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,MTLS:SSL,CONTROLLER:PLAINTEXT",
 		"controller.listener.names":                "CONTROLLER",
 		"inter.broker.listener.name":               "PLAINTEXT",
-		"log.dirs":                                 k.scratch.path("data"),
+		"log.dirs":                                 k.dataPath(),
 		"offsets.topic.replication.factor":         "1",
 		"offsets.topic.num.partitions":             "4",
 		"transaction.state.log.replication.factor": "1",
@@ -174,24 +198,43 @@ func (k *Kafka) properties() map[string]string {
 			"listener.name.mtls.ssl.client.auth":                    "required",
 		})
 	}
+	if k.options.Proxy != "" {
+		properties["advertised.listeners"] = k.advertised()
+	}
 	maps.Copy(properties, k.options.Properties)
 	return properties
 }
 
 func (k *Kafka) listeners() string {
-	listeners := []string{"PLAINTEXT://" + k.ports[kafkaPlain].address(), "CONTROLLER://" + k.ports[kafkaController].address()}
+	return k.brokerListeners(k.ProxiedAddress()) + ",CONTROLLER://" + k.ports[kafkaController].address()
+}
+
+// advertised has no controller: a broker must not advertise that.
+func (k *Kafka) advertised() string { return k.brokerListeners(k.options.Proxy) }
+
+func (k *Kafka) brokerListeners(proxied string) string {
+	listeners := []string{"PLAINTEXT://" + k.ports[kafkaPlain].address()}
 	if k.options.Secure {
 		listeners = append(listeners, "SASL_SSL://"+k.ports[kafkaSASLSSL].address(),
 			"SSL://"+k.ports[kafkaSSL].address(), "MTLS://"+k.ports[kafkaMTLS].address())
+	}
+	if k.options.Proxy != "" {
+		listeners = append(listeners, "PROXIED://"+proxied)
 	}
 	return strings.Join(listeners, ",")
 }
 
 // java is a command that runs a class of Kafka's.
 func (k *Kafka) java(heapMB int, flags []string, class string, args ...string) (*exec.Cmd, error) {
-	jars, err := filepath.Glob(filepath.Join(k.home, "libs", "*.jar"))
+	return kafkaJava(k.home, k.scratch.dir, heapMB, flags, class, args...)
+}
+
+// kafkaJava is a command that runs a class of the Kafka in home, in the folder
+// dir; without flags it uses the class archive.
+func kafkaJava(home, dir string, heapMB int, flags []string, class string, args ...string) (*exec.Cmd, error) {
+	jars, err := filepath.Glob(filepath.Join(home, "libs", "*.jar"))
 	if err != nil || len(jars) == 0 {
-		return nil, fmt.Errorf("no jars in %s: remove that folder and run `make deps`", filepath.Join(k.home, "libs"))
+		return nil, fmt.Errorf("no jars in %s: remove that folder and run `make deps`", filepath.Join(home, "libs"))
 	}
 	// The archive is valid for one list of jars in one order; Glob sorts.
 	all := []string{"-Xmx" + strconv.Itoa(heapMB) + "m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
@@ -200,13 +243,13 @@ func (k *Kafka) java(heapMB int, flags []string, class string, args ...string) (
 		all = append(all, "-XX:TieredStopAtLevel=1")
 	}
 	if len(flags) == 0 {
-		if archive, err := kafkaArchive(k.home); err == nil && exists(archive) {
+		if archive, err := kafkaArchive(home); err == nil && exists(archive) {
 			flags = []string{"-XX:SharedArchiveFile=" + archive, "-Xshare:auto"}
 		}
 	}
 	all = append(append(all, flags...), "-cp", strings.Join(jars, ":"), class)
 	command := exec.Command("java", append(all, args...)...)
-	command.Dir = k.scratch.dir
+	command.Dir = dir
 	return command, nil
 }
 
@@ -265,6 +308,15 @@ func (k *Kafka) stopWithin(limit time.Duration) error { return k.stop(syscall.SI
 
 // Brokers are the plaintext listener's addresses.
 func (k *Kafka) Brokers() []string { return []string{k.ports[kafkaPlain].address()} }
+
+// ProxiedAddress is where the listener PROXIED listens, for the proxy to forward
+// to; empty without one.
+func (k *Kafka) ProxiedAddress() string {
+	if k.options.Proxy == "" {
+		return ""
+	}
+	return k.ports[kafkaProxied].address()
+}
 
 // SASLSSLBrokers are the addresses that demand TLS, a user and a password;
 // Secure only.

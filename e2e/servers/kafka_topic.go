@@ -10,10 +10,12 @@ import (
 )
 
 // client returns a client of the plaintext listener, and what closes it.
-func (k *Kafka) client() (*kafka.Client, func()) {
+func (k *Kafka) client() (*kafka.Client, func()) { return kafkaClient(k.Brokers()...) }
+
+func kafkaClient(brokers ...string) (*kafka.Client, func()) {
 	// Each use asks anew, as topics come and go.
 	transport := &kafka.Transport{MetadataTTL: 50 * time.Millisecond, DialTimeout: 2 * time.Second}
-	client := &kafka.Client{Addr: kafka.TCP(k.Brokers()...), Timeout: 10 * time.Second, Transport: transport}
+	client := &kafka.Client{Addr: kafka.TCP(brokers...), Timeout: 10 * time.Second, Transport: transport}
 	return client, transport.CloseIdleConnections
 }
 
@@ -63,7 +65,17 @@ func checkTopic(topic kafka.Topic, partitions int) error {
 func (k *Kafka) CreateTopic(ctx context.Context, name string, partitions int, configs map[string]string) error {
 	client, done := k.client()
 	defer done()
-	topic := kafka.TopicConfig{Topic: name, NumPartitions: partitions, ReplicationFactor: 1}
+	if err := createTopic(ctx, client, name, partitions, 1, configs); err != nil {
+		return err
+	}
+	k.topicsMu.Lock()
+	k.topics[name] = partitions
+	k.topicsMu.Unlock()
+	return k.await(ctx, name, func(topic kafka.Topic) error { return checkTopic(topic, partitions) })
+}
+
+func createTopic(ctx context.Context, client *kafka.Client, name string, partitions, replicas int, configs map[string]string) error {
+	topic := kafka.TopicConfig{Topic: name, NumPartitions: partitions, ReplicationFactor: replicas}
 	for key, value := range configs {
 		topic.ConfigEntries = append(topic.ConfigEntries, kafka.ConfigEntry{ConfigName: key, ConfigValue: value})
 	}
@@ -74,10 +86,7 @@ func (k *Kafka) CreateTopic(ctx context.Context, name string, partitions int, co
 	if err != nil {
 		return fmt.Errorf("creating Kafka topic %q: %w", name, err)
 	}
-	k.topicsMu.Lock()
-	k.topics[name] = partitions
-	k.topicsMu.Unlock()
-	return k.await(ctx, name, func(topic kafka.Topic) error { return checkTopic(topic, partitions) })
+	return nil
 }
 
 // DeleteTopic deletes a topic and returns when it is gone from the metadata.

@@ -30,6 +30,9 @@ type PostgresOptions struct {
 	// Dir is the parent of the data folder when OnDisk; empty is the
 	// system's folder for temporary files.
 	Dir string
+	// DiskMB, when not 0, puts the data on a disk of that size of its own, for
+	// FillDisk; starting fails with ErrNoDisk where that cannot be had.
+	DiskMB int
 	// Settings are added to those the harness makes, and override them.
 	Settings map[string]string
 }
@@ -84,6 +87,11 @@ func StartPostgres(ctx context.Context, options PostgresOptions) (*Postgres, err
 
 // initialize makes the cluster's data folder.
 func (p *Postgres) initialize(ctx context.Context) error {
+	if p.options.DiskMB > 0 {
+		if err := p.mountDisk(p.options.DiskMB); err != nil {
+			return err
+		}
+	}
 	data := p.data()
 	if err := os.Mkdir(data, 0o700); err != nil {
 		return fmt.Errorf("PostgreSQL's data folder: %w", err)
@@ -95,6 +103,10 @@ func (p *Postgres) initialize(ctx context.Context) error {
 	}
 	command := exec.Command(p.bin+"/initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
 		"--locale=C", "--no-sync", "--no-instructions")
+	if p.options.DiskMB > 0 {
+		// The log takes whole files, which are to fit a small disk.
+		command.Args = append(command.Args, "--wal-segsize=1")
+	}
 	asNobody(command)
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -102,7 +114,7 @@ func (p *Postgres) initialize(ctx context.Context) error {
 	return err
 }
 
-func (p *Postgres) data() string { return p.scratch.path("data") }
+func (p *Postgres) data() string { return p.dataPath() }
 
 // settings are the server's parameters, the caller's last.
 func (p *Postgres) settings() map[string]string {

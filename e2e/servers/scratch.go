@@ -99,6 +99,7 @@ func sweep(parent string) {
 			continue
 		}
 		if syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			_ = unmountDisk(filepath.Dir(path))
 			_ = os.RemoveAll(filepath.Dir(path))
 		}
 		_ = file.Close()
