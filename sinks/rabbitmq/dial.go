@@ -27,7 +27,7 @@ func dial(ctx context.Context, target endpoint, changed *waiters, patient func()
 	var dialer net.Dialer
 	socket, err := dialer.DialContext(ctx, "tcp", target.address)
 	if err != nil {
-		return nil, nil, away("connection", fmt.Errorf("RabbitMQ at %s cannot be reached: %w", target.address, err))
+		return nil, nil, away(reasonConnection, fmt.Errorf("RabbitMQ at %s cannot be reached: %w", target.address, err))
 	}
 	var conn net.Conn = &pacedConn{Conn: socket, timeout: writeTimeout, patient: patient}
 	if target.tls != nil {
@@ -42,7 +42,7 @@ func dial(ctx context.Context, target endpoint, changed *waiters, patient func()
 	deadline, _ := ctx.Deadline()
 	if err := socket.SetReadDeadline(deadline); err != nil {
 		_ = socket.Close()
-		return nil, nil, away("connection", fmt.Errorf("RabbitMQ at %s: %w", target.address, err))
+		return nil, nil, away(reasonConnection, fmt.Errorf("RabbitMQ at %s: %w", target.address, err))
 	}
 	s := newStream(conn, socket, changed)
 	stop := context.AfterFunc(ctx, func() { _ = socket.Close() })
@@ -82,7 +82,7 @@ func explainTLS(target endpoint, err error) error {
 	case isError[x509.CertificateInvalidError](err):
 		hint = ": the broker's certificate is not valid"
 	}
-	return away("tls", fmt.Errorf("RabbitMQ at %s: TLS failed%s: %w", target.address, hint, err))
+	return away(reasonTLS, fmt.Errorf("RabbitMQ at %s: TLS failed%s: %w", target.address, hint, err))
 }
 
 func isError[E error](err error) bool {
@@ -95,29 +95,29 @@ func isError[E error](err error) bool {
 // stream's own error decides.
 func explainHandshake(ctx context.Context, target endpoint, s *stream, err error) error {
 	if first := s.firstByte(); first == recordAlert || first == recordHandshake {
-		return away("tls", fmt.Errorf("RabbitMQ at %s answers with TLS: use amqps:// in the URL, or its plain port (5672)", target.address))
+		return away(reasonTLS, fmt.Errorf("RabbitMQ at %s answers with TLS: use amqps:// in the URL, or its plain port (5672)", target.address))
 	}
 	cause := s.cause()
 	var timeout net.Error
 	switch e, _ := errors.AsType[*amqp.Error](err); {
 	case ctx.Err() != nil, errors.As(cause, &timeout) && timeout.Timeout():
-		return away("timeout", fmt.Errorf("RabbitMQ at %s took the connection and did not answer within %s", target.address, target.dialTimeout.Round(time.Millisecond)))
+		return away(reasonTimeout, fmt.Errorf("RabbitMQ at %s took the connection and did not answer within %s", target.address, target.dialTimeout.Round(time.Millisecond)))
 	case e == nil:
-		return away("connection", fmt.Errorf("RabbitMQ at %s: %w", target.address, err))
+		return away(reasonConnection, fmt.Errorf("RabbitMQ at %s: %w", target.address, err))
 	case isTLSFailure(cause):
 		return explainTLS(target, cause)
 	case s.firstByte() == 0:
-		return away("connection", fmt.Errorf("RabbitMQ at %s closed the connection without a word: is it a RabbitMQ port, and does it expect TLS (amqps://)? (%w)", target.address, err))
+		return away(reasonConnection, fmt.Errorf("RabbitMQ at %s closed the connection without a word: is it a RabbitMQ port, and does it expect TLS (amqps://)? (%w)", target.address, err))
 	case errors.Is(err, amqp.ErrSASL):
-		return away("authentication", fmt.Errorf("RabbitMQ at %s offers none of the URL's authentication mechanisms: %w", target.address, err))
+		return away(reasonAuthentication, fmt.Errorf("RabbitMQ at %s offers none of the URL's authentication mechanisms: %w", target.address, err))
 	case e.Code == amqp.NotAllowed, errors.Is(err, amqp.ErrVhost):
-		return away("authentication", fmt.Errorf("RabbitMQ at %s: user %q cannot use virtual host %q: create it and grant permissions (rabbitmqctl add_vhost, set_permissions): %w", target.address, target.user, target.vhost, err))
+		return away(reasonAuthentication, fmt.Errorf("RabbitMQ at %s: user %q cannot use virtual host %q: create it and grant permissions (rabbitmqctl add_vhost, set_permissions): %w", target.address, target.user, target.vhost, err))
 	case errors.Is(err, amqp.ErrCredentials):
-		return away("authentication", fmt.Errorf("RabbitMQ at %s closed the connection when user %q logged in, as it does with a wrong user name or password: check both in the URL (the user guest may only connect from the broker's own host)", target.address, target.user))
+		return away(reasonAuthentication, fmt.Errorf("RabbitMQ at %s closed the connection when user %q logged in, as it does with a wrong user name or password: check both in the URL (the user guest may only connect from the broker's own host)", target.address, target.user))
 	case e.Code == amqp.AccessRefused:
-		return away("authentication", fmt.Errorf("RabbitMQ at %s refused user %q: check user name and password in the URL: %w", target.address, target.user, err))
+		return away(reasonAuthentication, fmt.Errorf("RabbitMQ at %s refused user %q: check user name and password in the URL: %w", target.address, target.user, err))
 	}
-	return away("connection", fmt.Errorf("RabbitMQ at %s: %w", target.address, err))
+	return away(reasonConnection, fmt.Errorf("RabbitMQ at %s: %w", target.address, err))
 }
 
 // isTLSFailure recognizes the broker's alert about our certificate: with TLS

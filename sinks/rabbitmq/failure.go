@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
@@ -22,26 +21,26 @@ func destination(reason string, err error) error {
 }
 
 // errClosed is what calls get once Close was called.
-var errClosed = away("closed", errors.New("the RabbitMQ sink is closed"))
+var errClosed = away(reasonClosed, errors.New("the RabbitMQ sink is closed"))
 
 // lost is the failure of what was in flight on a connection that ended.
 func lost(address string, cause error) error {
 	if cause == nil {
 		cause = errors.New("it was closed")
 	}
-	return away("connection", fmt.Errorf("RabbitMQ at %s: the connection was lost before the broker confirmed: %w", address, cause))
+	return away(reasonConnection, fmt.Errorf("RabbitMQ at %s: the connection was lost before the broker confirmed: %w", address, cause))
 }
 
 // blocked is what calls get while the broker refuses to read.
 func blocked(address, why string) error {
-	return away("blocked", fmt.Errorf("RabbitMQ at %s blocks publishers (%s): free memory or disk space on the broker, or raise its watermark; sending goes on by itself", address, why))
+	return away(reasonBlocked, fmt.Errorf("RabbitMQ at %s blocks publishers (%s): free memory or disk space on the broker, or raise its watermark; sending goes on by itself", address, why))
 }
 
 // interrupted is the failure of what was unresolved when the context ended.
 func interrupted(ctx context.Context, address string, sent bool) error {
-	reason := "timeout"
+	reason := reasonTimeout
 	if errors.Is(ctx.Err(), context.Canceled) {
-		reason = "canceled"
+		reason = reasonCancelled
 	}
 	if sent {
 		return away(reason, fmt.Errorf("RabbitMQ at %s did not confirm in time; the message may have arrived: %w", address, ctx.Err()))
@@ -51,62 +50,52 @@ func interrupted(ctx context.Context, address string, sent bool) error {
 
 // nacked is the failure of a message that the broker took and gave up.
 func nacked(exchange, routingKey string) error {
-	return destination("nack", fmt.Errorf("%s, routing key %q: the broker refused the message (nack): a queue is full with x-overflow=reject-publish, or failed", describe(exchange), routingKey))
+	return destination(reasonNack, fmt.Errorf("%s, routing key %q: the broker refused the message (nack): a queue is full with x-overflow=reject-publish, or failed", describe(exchange), routingKey))
 }
 
-// unroutable is the failure of a message that came back. On the default
-// exchange the routing key is a queue's name, so all messages of this
-// destination share the fate. On another exchange it may depend on the
-// message: a headers exchange looks at its headers, and a routing key made
-// from {key} is one entity's. Neither is permanent: a queue may be created or
-// bound at any time.
+// unroutable is the failure of a message that came back. It is not permanent: a
+// queue may be created or bound at any time. On an exchange it can depend on the
+// message, on its headers or on a routing key made from {key}; on the default
+// exchange all messages to the queue share it, and it counts for each of them all
+// the same, so that the policy for refused messages applies.
 func unroutable(exchange, routingKey string) error {
+	remedy := fmt.Errorf("%s has no binding that takes routing key %q: bind a queue, or set mandatory: false to let such messages be dropped", describe(exchange), routingKey)
 	if exchange == "" {
-		return destination("unroutable", fmt.Errorf("queue %q does not exist (default exchange): create it, or correct the route's destination", routingKey))
+		remedy = fmt.Errorf("queue %q does not exist (default exchange): create it, or correct the route's destination", routingKey)
 	}
-	return &sinks.Error{Scope: sinks.ScopeMessage, Reason: "unroutable", Err: fmt.Errorf(
-		"%s has no binding that takes routing key %q: bind a queue, or set mandatory: false to let such messages be dropped", describe(exchange), routingKey)}
+	return rulings[amqp.NoRoute].of(remedy)
 }
 
-// concernsExchange reports whether a channel was closed for a reason that all
-// messages of its exchange share.
-func concernsExchange(e *amqp.Error) bool {
-	switch e.Code {
-	case amqp.NotFound:
-		return true
-	case amqp.AccessRefused:
-		// "access to topic '…' in exchange '…' refused" is about one routing key.
-		return !strings.Contains(e.Reason, "access to topic")
-	}
-	return false
+// of is an error that the ruling is about.
+func (r ruling) of(err error) error {
+	return &sinks.Error{Scope: r.scope, Permanent: r.permanent, Reason: r.reason, Err: err}
 }
 
 // exchangeRefusal explains a channel that the broker closed, for all messages
 // of its exchange.
 func exchangeRefusal(exchange, user string, e *amqp.Error) error {
-	switch e.Code {
-	case amqp.NotFound:
-		return destination("unknown_exchange", fmt.Errorf("%s does not exist: create it, or correct the exchange of the sink or route (%s)", describe(exchange), e.Reason))
-	case amqp.AccessRefused:
-		return destination("access_refused", fmt.Errorf("%s: user %q may not publish to it: grant write permission (%s)", describe(exchange), user, e.Reason))
+	switch r := judge(e); r.reason {
+	case reasonUnknownExchange:
+		return r.of(fmt.Errorf("%s does not exist: create it, or correct the exchange of the sink or route (%s)", describe(exchange), e.Reason))
+	case reasonAccessRefused:
+		return r.of(fmt.Errorf("%s: user %q may not publish to it: grant write permission (%s)", describe(exchange), user, e.Reason))
 	}
-	return destination("channel", fmt.Errorf("%s: %w", describe(exchange), e))
+	return destination(reasonChannel, fmt.Errorf("%s: %w", describe(exchange), e))
 }
 
 // messageRefusal explains a channel that the broker closed because of one
 // message.
 func messageRefusal(exchange, user string, m *sinks.Message, e *amqp.Error) error {
+	r := judge(e)
 	switch {
-	case concernsExchange(e):
+	case r.exchange:
 		return exchangeRefusal(exchange, user, e)
-	case e.Code == amqp.AccessRefused:
-		return destination("access_refused", fmt.Errorf("%s, routing key %q: user %q may not publish with it: grant topic permission (%s)", describe(exchange), m.Destination, user, e.Reason))
-	case e.Code == amqp.PreconditionFailed && strings.Contains(e.Reason, "larger than"):
-		return refused("message_too_large", fmt.Errorf("message %s: its payload has %d bytes: raise the broker's max_message_size, or store less (%s)", messageID(m.ID), len(m.Payload), e.Reason))
-	case e.Code == amqp.PreconditionFailed, e.Code == amqp.ContentTooLarge:
-		return refused("refused", fmt.Errorf("message %s to %s, routing key %q: %s", messageID(m.ID), describe(exchange), m.Destination, e.Reason))
+	case r.reason == reasonAccessRefused:
+		return r.of(fmt.Errorf("%s, routing key %q: user %q may not publish with it: grant topic permission (%s)", describe(exchange), m.Destination, user, e.Reason))
+	case r.reason == reasonTooLarge:
+		return r.of(fmt.Errorf("message %s: its payload has %d bytes: raise the broker's max_message_size, or store less (%s)", messageID(m.ID), len(m.Payload), e.Reason))
 	}
-	return &sinks.Error{Scope: sinks.ScopeMessage, Reason: "refused", Err: fmt.Errorf("message %s to %s, routing key %q: %w", messageID(m.ID), describe(exchange), m.Destination, e)}
+	return r.of(fmt.Errorf("message %s to %s, routing key %q: %w", messageID(m.ID), describe(exchange), m.Destination, e))
 }
 
 // describe names an exchange.

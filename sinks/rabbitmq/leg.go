@@ -139,7 +139,7 @@ func (c *call) mourn(l *leg) bool {
 	case reason == nil:
 		// This side gave the channel up, so none of them is to blame.
 		l.ready = append(lost, l.ready...)
-	case concernsExchange(reason):
+	case judge(reason).exchange:
 		err := exchangeRefusal(l.exchange, user, reason)
 		c.settleRest(l, func(int32) error { return err })
 	case private:

@@ -158,7 +158,7 @@ func TestUnroutable(t *testing.T) {
 			case 1:
 				failure{sinks.ScopeMessage, false, "unroutable", nowhere}.check(t, "named exchange", err)
 			case 2:
-				failure{sinks.ScopeDestination, false, "unroutable", nowhere}.check(t, "default exchange", err)
+				failure{sinks.ScopeMessage, false, "unroutable", nowhere}.check(t, "default exchange", err)
 			default:
 				if err != nil {
 					t.Errorf("message %d: %v", i, err)

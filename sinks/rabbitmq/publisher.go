@@ -206,7 +206,7 @@ func (s *session) verify(exchange, routingKey string) error {
 	case !errors.As(err, &e) || s.ended():
 		return s.broken(err)
 	case e.Code == amqp.NotFound && exchange == "":
-		return destination("unknown_queue", fmt.Errorf("queue %q does not exist (default exchange): create it, or correct the route's destination", routingKey))
+		return destination(reasonUnknownQueue, fmt.Errorf("queue %q does not exist (default exchange): create it, or correct the route's destination", routingKey))
 	case e.Code == amqp.ResourceLocked: // it is there, for one consumer only
 	default:
 		return exchangeRefusal(exchange, s.target.user, e)
@@ -225,7 +225,7 @@ func (s *session) verify(exchange, routingKey string) error {
 		return nil
 	case !errors.As(err, &e) || s.ended():
 		return s.broken(err)
-	case concernsExchange(e):
+	case judge(e).exchange:
 		return exchangeRefusal(exchange, s.target.user, e)
 	}
 	return messageRefusal(exchange, s.target.user, &sinks.Message{Destination: routingKey}, e)

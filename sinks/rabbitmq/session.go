@@ -267,5 +267,5 @@ func (s *session) broken(err error) error {
 	if s.ended() {
 		return s.failure()
 	}
-	return away("connection", err)
+	return away(reasonConnection, err)
 }

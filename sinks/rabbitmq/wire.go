@@ -154,18 +154,18 @@ func headerFrame(p *amqp.Publishing) int {
 // check reports what AMQP cannot carry, or nil.
 func check(exchange string, m *sinks.Message) error {
 	if len(exchange) > shortString {
-		return refused("invalid", fmt.Errorf("exchange %.40q…: the name has %d bytes, AMQP allows %d", exchange, len(exchange), shortString))
+		return refused(reasonInvalid, fmt.Errorf("exchange %.40q…: the name has %d bytes, AMQP allows %d", exchange, len(exchange), shortString))
 	}
 	for _, field := range [...]struct{ name, value string }{
 		{"routing key", m.Destination}, {"type", m.Type}, {"content type", m.ContentType},
 	} {
 		if len(field.value) > shortString {
-			return refused("too_long", fmt.Errorf("message %s: its %s has %d bytes, AMQP allows %d", messageID(m.ID), field.name, len(field.value), shortString))
+			return refused(reasonTooLong, fmt.Errorf("message %s: its %s has %d bytes, AMQP allows %d", messageID(m.ID), field.name, len(field.value), shortString))
 		}
 	}
 	for _, header := range m.Headers {
 		if len(header.Name) > shortString {
-			return refused("too_long", fmt.Errorf("message %s: the header name %.40q… has %d bytes, AMQP allows %d", messageID(m.ID), header.Name, len(header.Name), shortString))
+			return refused(reasonTooLong, fmt.Errorf("message %s: the header name %.40q… has %d bytes, AMQP allows %d", messageID(m.ID), header.Name, len(header.Name), shortString))
 		}
 	}
 	return nil
@@ -174,7 +174,7 @@ func check(exchange string, m *sinks.Message) error {
 // checkFrame reports headers that do not fit into one frame, or nil.
 func checkFrame(m *sinks.Message, p *amqp.Publishing, frameMax int) error {
 	if size := headerFrame(p); frameMax > 0 && size > frameMax {
-		return refused("headers_too_large", fmt.Errorf("message %s: its %d headers and properties take %d bytes, the broker's frame_max allows %d", messageID(m.ID), len(m.Headers), size, frameMax))
+		return refused(reasonHeadersTooLarge, fmt.Errorf("message %s: its %d headers and properties take %d bytes, the broker's frame_max allows %d", messageID(m.ID), len(m.Headers), size, frameMax))
 	}
 	return nil
 }
