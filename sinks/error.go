@@ -13,6 +13,13 @@ const (
 	// ScopeDestination means that one topic, exchange or queue is missing, full or
 	// forbidden. Other destinations go on.
 	ScopeDestination
+	// ScopePartition means that the part of the destination where this message
+	// goes takes nothing for now (a Kafka partition without a leader or with too
+	// few replicas), while other parts do. It says nothing about the message and
+	// is no attempt: its key waits, in memory and with growing pauses; other keys
+	// go on, and so do the sink and the destination. Use it only where the failure
+	// is known to be that narrow: a broker that is away is ScopeSink.
+	ScopePartition
 	// ScopeMessage means that the broker refused this one message (too large, invalid,
 	// unroutable). Its key waits; other keys go on.
 	ScopeMessage
@@ -28,6 +35,8 @@ func (s Scope) String() string {
 		return "sink"
 	case ScopeDestination:
 		return "destination"
+	case ScopePartition:
+		return "partition"
 	case ScopeMessage:
 		return "message"
 	case ScopeSkipped:

@@ -197,7 +197,7 @@ func (l *Loop) judge(d *delivery, p *parcel, results []error, stopping bool) {
 		switch sinks.ScopeOf(err) {
 		case sinks.ScopeSink:
 			away = err
-		case sinks.ScopeDestination, sinks.ScopeMessage:
+		case sinks.ScopeDestination, sinks.ScopePartition, sinks.ScopeMessage:
 			answered = true
 		case sinks.ScopeSkipped:
 		}
@@ -233,7 +233,7 @@ func (l *Loop) hold(d *delivery) {
 			continue
 		case sinks.ScopeDestination:
 			s.wholeTopic = l.oneDestination(d.targets[i])
-		case sinks.ScopeMessage:
+		case sinks.ScopePartition, sinks.ScopeMessage:
 		}
 		failures, pause, first := l.holds.add(now, s, l.options.Backoff)
 		if first && bits.OnesCount(uint(failures)) == 1 { // the 1st, 2nd, 4th, 8th … time
