@@ -118,6 +118,36 @@ func (k *KafkaLog) Len(ctx context.Context) (n int64, err error) {
 	return n, err
 }
 
+// Unconsumed is how many records are beyond the offsets that the group has
+// committed.
+func (k *KafkaLog) Unconsumed(ctx context.Context, group string) (n int64, err error) {
+	ends, err := k.ends(ctx)
+	if err != nil {
+		return 0, err
+	}
+	topics := map[string][]int{}
+	for place := range ends {
+		topics[place.topic] = append(topics[place.topic], place.partition)
+	}
+	response, err := k.client.OffsetFetch(ctx, &kafka.OffsetFetchRequest{GroupID: group, Topics: topics})
+	if err == nil {
+		err = response.Error
+	}
+	if err != nil {
+		return 0, fmt.Errorf("offsets of group %s: %w", group, err)
+	}
+	for topic, offsets := range response.Topics {
+		for _, offset := range offsets {
+			if offset.Error != nil {
+				return 0, fmt.Errorf("offset of %s/%d in group %s: %w", topic, offset.Partition, group, offset.Error)
+			}
+			// -1: none is committed yet.
+			n += ends[topicPartition{topic, offset.Partition}] - max(0, offset.CommittedOffset)
+		}
+	}
+	return n, nil
+}
+
 // ends asks for the high watermarks.
 func (k *KafkaLog) ends(ctx context.Context) (map[topicPartition]int64, error) {
 	requests := map[string][]kafka.OffsetRequest{}

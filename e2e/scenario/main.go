@@ -47,6 +47,14 @@ func Main(m *testing.M) int {
 			return fail(err)
 		}
 	}
+	if os.Getenv(ProgramsVariable) == "" {
+		if err := buildPrograms(ctx, dir); err != nil {
+			return fail(err)
+		}
+		if err := os.Setenv(ProgramsVariable, dir); err != nil {
+			return fail(err)
+		}
+	}
 	shared, err := servers.StartShared(ctx, servers.FromEnvironment(), servers.EnvironmentOptions{})
 	if err != nil {
 		return fail(err)
@@ -79,15 +87,25 @@ func fail(err error) int {
 
 // build makes the relay from the sources that the tests belong to.
 func build(ctx context.Context, binary string) error {
-	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/outboxrelay/relay")
+	return goBuild(ctx, "github.com/outboxrelay/relay", "-o", binary, "./cmd/relay")
+}
+
+// buildPrograms makes the programs that the scenarios run into the folder.
+func buildPrograms(ctx context.Context, dir string) error {
+	return goBuild(ctx, "github.com/outboxrelay/relay/e2e", "-o", dir, "./cmd/producer")
+}
+
+// goBuild runs go build in the module's folder.
+func goBuild(ctx context.Context, module string, arguments ...string) error {
+	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module)
 	root, err := list.Output()
 	if err != nil {
-		return fmt.Errorf("find the relay's sources: %w", err)
+		return fmt.Errorf("find the sources of %s: %w", module, err)
 	}
-	command := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/relay")
+	command := exec.CommandContext(ctx, "go", append([]string{"build"}, arguments...)...)
 	command.Dir = string(bytes.TrimSpace(root))
 	if output, err := command.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the relay: %w\n%s", err, output)
+		return fmt.Errorf("build %s: %w\n%s", module, err, output)
 	}
 	return nil
 }

@@ -71,6 +71,17 @@ func (r *RabbitLog) Sink() Config { return Config{"rabbitmq": Config{"url": r.ur
 // Topics implements Log: the queue's name.
 func (r *RabbitLog) Topics() []string { return []string{r.queue} }
 
+// Unconsumed is how many messages wait in the queue; what a consumer has
+// received and not acknowledged is not among them.
+func (r *RabbitLog) Unconsumed(context.Context, string) (n int64, err error) {
+	err = r.withChannel(func(channel *amqp.Channel) error {
+		queue, err := channel.QueueDeclarePassive(r.queue, true, false, false, false, nil)
+		n = int64(queue.Messages)
+		return err
+	})
+	return n, err
+}
+
 // Records implements Log. It acknowledges only once it has read to the end, so
 // that what a broken connection interrupts is read again, in the same order.
 func (r *RabbitLog) Records(ctx context.Context) ([]Record, error) {

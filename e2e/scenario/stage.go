@@ -36,6 +36,8 @@ type Stage struct {
 	t      testing.TB
 	truth  *truth
 	relays int
+	// processes is how many programs other than relays there are.
+	processes int
 }
 
 // truth is what the database cannot know.
