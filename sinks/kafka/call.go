@@ -34,8 +34,6 @@ type call struct {
 
 	// anyFailed spares the lanes mu as long as nothing has failed.
 	anyFailed atomic.Bool
-	// trouble is the latest error that a lane is waiting out.
-	trouble atomic.Pointer[error]
 	// segments are all that were handed to lanes.
 	segments []*segment
 }
@@ -51,6 +49,8 @@ type segment struct {
 	// next is the position in indexes of the first message that is not resolved
 	// yet. The lane changes it with call.mu held.
 	next int
+	// trouble is the latest error that the lane is waiting out.
+	trouble atomic.Pointer[error]
 }
 
 func newCall(messages []sinks.Message) *call {
@@ -62,7 +62,21 @@ func newCall(messages []sinks.Message) *call {
 func (c *call) fail(err error, indexes ...int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.failLocked(err, indexes)
+	c.failAll(err, indexes)
+}
+
+// failAll is fail with mu held. Where the error is about each message, those
+// behind the first of a key were not tried.
+func (c *call) failAll(err error, indexes []int32) {
+	if sinks.ScopeOf(err) != sinks.ScopeMessage {
+		c.failLocked(err, indexes)
+		return
+	}
+	for _, i := range indexes {
+		if !c.heldLocked(i) {
+			c.refuseLocked(err, i)
+		}
+	}
 }
 
 func (c *call) failLocked(err error, indexes []int32) {
@@ -88,6 +102,10 @@ func (c *call) failLocked(err error, indexes []int32) {
 func (c *call) refuse(err error, index int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.refuseLocked(err, index)
+}
+
+func (c *call) refuseLocked(err error, index int32) {
 	if c.ended {
 		return
 	}
@@ -109,7 +127,11 @@ func (c *call) held(index int32) bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ended || c.results[index] != nil {
+	return c.heldLocked(index)
+}
+
+func (c *call) heldLocked(index int32) bool {
+	if c.ended || c.results != nil && c.results[index] != nil {
 		return true
 	}
 	m := &c.messages[index]
@@ -144,7 +166,7 @@ func (s *segment) fail(err error) {
 	defer s.call.mu.Unlock()
 	left := s.indexes[s.next:]
 	s.next = len(s.indexes)
-	s.call.failLocked(err, left)
+	s.call.failAll(err, left)
 }
 
 // resolve counts; mu is held.
@@ -163,21 +185,26 @@ func (c *call) live() bool {
 }
 
 // end takes the messages back from the lanes and returns Publish's result. What
-// is not resolved fails with what why returns.
-func (c *call) end(why func() error) []error {
+// is not resolved fails with what why makes of the trouble that its lane has, if
+// any.
+func (c *call) end(why func(trouble error) error) []error {
 	c.memory.Lock()
 	defer c.memory.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.resolved < len(c.messages) {
-		err := why()
 		dispatched := make([]bool, len(c.messages))
 		for _, s := range c.segments {
 			for _, i := range s.indexes {
 				dispatched[i] = true
 			}
-			c.failLocked(err, s.indexes[s.next:])
+			var trouble error
+			if latest := s.trouble.Load(); latest != nil {
+				trouble = *latest
+			}
+			c.failLocked(why(trouble), s.indexes[s.next:])
 		}
+		err := why(nil)
 		for i := range c.messages {
 			if !dispatched[i] {
 				c.failLocked(err, []int32{int32(i)})
@@ -188,17 +215,16 @@ func (c *call) end(why func() error) []error {
 	return c.results
 }
 
-// unresolved is the error of messages whose broker did not answer before the
-// context ended.
-func (c *call) unresolved(cause error) error {
+// unresolved is the error of messages that were not acknowledged before the
+// context ended with the cause. It concerns whom their lane's trouble does.
+func unresolved(cause, trouble error) error {
+	if trouble != nil {
+		return &sinks.Error{Scope: sinks.ScopeOf(trouble), Reason: sinks.ReasonOf(trouble),
+			Err: fmt.Errorf("not acknowledged in time: %w; the latest trouble: %w", cause, trouble)}
+	}
 	reason := "cancelled"
 	if errors.Is(cause, context.DeadlineExceeded) {
-		reason = "timeout"
+		reason = reasonTimeout
 	}
-	err := fmt.Errorf("not acknowledged in time: %w", cause)
-	if trouble := c.trouble.Load(); trouble != nil {
-		err = fmt.Errorf("not acknowledged in time: %w; the latest trouble: %w", cause, *trouble)
-		reason = sinks.ReasonOf(*trouble)
-	}
-	return &sinks.Error{Scope: sinks.ScopeSink, Reason: reason, Err: err}
+	return &sinks.Error{Scope: sinks.ScopeSink, Reason: reason, Err: fmt.Errorf("not acknowledged in time: %w", cause)}
 }

@@ -23,6 +23,8 @@ const (
 	// metadataAge bounds the age of the metadata that routes requests.
 	metadataAge = 2 * time.Second
 	dialTimeout = 5 * time.Second
+	// answerTimeout is how long the cluster may take to say that it is there.
+	answerTimeout = 3 * time.Second
 	// refreshPause is the least time between two refreshes.
 	refreshPause = 250 * time.Millisecond
 )
@@ -38,6 +40,11 @@ type cluster struct {
 	mu         sync.Mutex
 	generation int
 	changed    time.Time
+
+	// asking is held while answers asks; it guards the rest.
+	asking sync.Mutex
+	asked  time.Time
+	answer error
 }
 
 // newCluster dials nothing. ctx ends kafka-go's own goroutines.
@@ -177,6 +184,29 @@ func (c *cluster) topics(ctx context.Context, request func() protocol.Message) (
 		return nil
 	})
 	return topics, err
+}
+
+// answers asks any broker for the cluster's metadata, and reports why nobody
+// answered. All who ask within a moment get the same answer: when a broker dies,
+// every one of its partitions wants to know.
+func (c *cluster) answers(ctx context.Context) error {
+	c.asking.Lock()
+	defer c.asking.Unlock()
+	if time.Since(c.asked) < refreshPause {
+		return c.answer
+	}
+	// A broker that is frozen takes connections and says nothing; the second
+	// attempt dials another, mostly.
+	for range min(len(c.config.Brokers), 2) {
+		limited, cancel := context.WithTimeout(ctx, answerTimeout)
+		_, c.answer = c.roundTrip(limited, newFreshMetadata([]string{}))
+		cancel()
+		if c.answer == nil || !isTimeout(c.answer) {
+			break
+		}
+	}
+	c.asked = time.Now()
+	return c.answer
 }
 
 // ping makes a round trip by an authenticated connection.

@@ -21,10 +21,13 @@ type Config struct {
 	Brokers  []string `yaml:"brokers"`
 	ClientID string   `yaml:"client_id"`
 	// Compression is none, gzip, snappy, lz4 or zstd.
-	Compression     string    `yaml:"compression"`
-	MaxMessageBytes int       `yaml:"max_message_bytes"`
-	TLS             sinks.TLS `yaml:"tls"`
-	SASL            SASL      `yaml:"sasl"`
+	Compression     string `yaml:"compression"`
+	MaxMessageBytes int    `yaml:"max_message_bytes"`
+	// Idempotent lets the broker recognize a batch that was sent twice. Where it
+	// does not allow that, the sink says so and goes on without.
+	Idempotent bool      `yaml:"idempotent"`
+	TLS        sinks.TLS `yaml:"tls"`
+	SASL       SASL      `yaml:"sasl"`
 }
 
 // SASL is how the client authenticates; an empty Mechanism means not at all.
@@ -38,7 +41,7 @@ type SASL struct {
 
 // Defaults returns the configuration that an empty mapping stands for.
 func Defaults() Config {
-	return Config{ClientID: "outbox-relay", Compression: "none", MaxMessageBytes: 1_000_000}
+	return Config{ClientID: "outbox-relay", Compression: "none", MaxMessageBytes: 1_000_000, Idempotent: true}
 }
 
 const (

@@ -128,8 +128,7 @@ func (p *Publisher) awaitTopics(ctx context.Context, c *call, absent []target) {
 				if !answered || code == 0 {
 					code = kafkago.UnknownTopicOrPartition
 				}
-				verdict := judgeCode(code)
-				c.fail(&sinks.Error{Scope: sinks.ScopeDestination, Reason: verdict.reason, Err: destinationError(t.topic, code, verdict.reason)}, t.indexes...)
+				c.fail(topicError(t.topic, code), t.indexes...)
 			}
 		}
 		if len(left) == 0 {

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,8 +10,12 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
 
 	"github.com/outboxrelay/relay/sinks"
 )
@@ -21,6 +26,10 @@ type faults struct {
 	// client does not learn it. refuse is the number of requests to break before
 	// they are sent.
 	lose, refuse atomic.Int32
+	// down lets nobody connect any more.
+	down atomic.Bool
+	// downAfter makes the next fault the moment from which nobody connects.
+	downAfter atomic.Bool
 	// every breaks requests and responses at random, one of so many.
 	every int
 	lost  atomic.Int32
@@ -30,6 +39,9 @@ type faults struct {
 func (f *faults) inject(p *Publisher) {
 	dial := p.cluster.transport.Dial
 	p.cluster.transport.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if f.down.Load() {
+			return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+		}
 		conn, err := dial(ctx, network, address)
 		if err != nil {
 			return nil, err
@@ -45,6 +57,7 @@ func (f *faults) take(counter *atomic.Int32) bool {
 			return f.every > 0 && rand.IntN(f.every) == 0
 		}
 		if counter.CompareAndSwap(n, n-1) {
+			f.down.Store(f.downAfter.Swap(false))
 			return true
 		}
 	}
@@ -112,10 +125,85 @@ func TestLostResponseIsNoDuplicate(t *testing.T) {
 	wantSequences(t, readTopic(t, topic, 100, 20*time.Second), messages)
 }
 
-// TestGivenUpBatchDoesNotLendItsSequence loses two responses in a row, so that
-// the call fails although the broker has the batch. What comes next must not
-// pass for the same batch.
-func TestGivenUpBatchDoesNotLendItsSequence(t *testing.T) {
+// TestHundredLostResponses loses the answer to a hundred batches that the broker
+// has appended, some of them two and three times in a row: a consumer finds each
+// message at one offset, in order.
+func TestHundredLostResponses(t *testing.T) {
+	p := open(t, testConfig(t))
+	f := &faults{}
+	f.inject(p)
+	topic := newTopic(t, 3)
+	var sent []sinks.Message
+	for round := range 100 {
+		var messages []sinks.Message
+		for range 20 {
+			n := len(sent) + len(messages)
+			messages = append(messages, publishable(topic, int64(n), fmt.Appendf(nil, "key-%d", n%7)))
+		}
+		f.lose.Store(1)
+		switch {
+		case round%25 == 0:
+			f.lose.Store(3)
+		case round%10 == 0:
+			f.lose.Store(2)
+		}
+		if results := p.Publish(t.Context(), messages); results != nil {
+			t.Fatalf("round %d: %v", round, results[0])
+		}
+		sent = append(sent, messages...)
+	}
+	if lost := f.lost.Load(); lost < 100 {
+		t.Fatalf("%d responses were lost, want 100 at least", lost)
+	}
+	wantOneOffsetEach(t, topic, 3, sent)
+}
+
+// wantOneOffsetEach reads the topic as consumers do, partition by partition.
+func wantOneOffsetEach(t *testing.T, topic string, partitions int, sent []sinks.Message) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	where, highest := map[string]string{}, map[string]int64{}
+	for partition := range partitions {
+		reader := kafkago.NewReader(kafkago.ReaderConfig{Brokers: brokers(t), Topic: topic, Partition: partition, MinBytes: 1, MaxBytes: 8 << 20, MaxWait: 100 * time.Millisecond})
+		defer reader.Close()
+		client, done := admin(t)
+		defer done()
+		offsets, err := client.ListOffsets(ctx, &kafkago.ListOffsetsRequest{Topics: map[string][]kafkago.OffsetRequest{topic: {kafkago.LastOffsetOf(partition)}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for offset, end := int64(0), offsets.Topics[topic][0].LastOffset; offset < end; {
+			m, err := reader.ReadMessage(ctx)
+			if err != nil {
+				t.Fatalf("partition %d, offset %d of %d: %v", partition, offset, end, err)
+			}
+			offset = m.Offset + 1
+			headers := map[string]string{}
+			for _, h := range m.Headers {
+				headers[h.Key] = string(h.Value)
+			}
+			here := fmt.Sprintf("partition %d, offset %d", m.Partition, m.Offset)
+			if before, twice := where[headers["message-sequence"]]; twice {
+				t.Errorf("message %s is at %s and at %s", headers["message-sequence"], before, here)
+			}
+			where[headers["message-sequence"]] = here
+			sequence := parseSequence(t, record{headers: headers})
+			if before, ok := highest[string(m.Key)]; ok && sequence < before {
+				t.Errorf("key %s: %d came after %d, at %s", m.Key, sequence, before, here)
+			}
+			highest[string(m.Key)] = sequence
+		}
+	}
+	if len(where) != len(sent) {
+		t.Errorf("%d messages in the topic, want %d", len(where), len(sent))
+	}
+}
+
+// TestGivenUpBatch loses a response and then the broker, so that the call fails
+// although the broker has the batch. What comes next must not pass for the same
+// batch, and the caller's second attempt is all that may be there twice.
+func TestGivenUpBatch(t *testing.T) {
 	p := open(t, testConfig(t))
 	f := &faults{}
 	f.inject(p)
@@ -126,15 +214,56 @@ func TestGivenUpBatchDoesNotLendItsSequence(t *testing.T) {
 	if results := p.Publish(t.Context(), []sinks.Message{first}); results != nil {
 		t.Fatal(results)
 	}
-	f.lose.Store(2)
+	f.lose.Store(1)
+	f.downAfter.Store(true)
 	results := p.Publish(t.Context(), []sinks.Message{lost})
-	if results == nil || sinks.ScopeOf(results[0]) != sinks.ScopeSink || sinks.IsPermanent(results[0]) {
-		t.Fatalf("results %v, want an error of scope sink", results)
-	}
+	wantResult(t, results, 0, sinks.ScopeSink, false, "connection", "refused")
+	f.down.Store(false)
 	if results := p.Publish(t.Context(), []sinks.Message{next}); results != nil {
 		t.Fatal(results)
 	}
 	wantSequences(t, readTopic(t, topic, 3, 20*time.Second), []sinks.Message{first, lost, next})
+	if results := p.Publish(t.Context(), []sinks.Message{lost}); results != nil {
+		t.Fatal(results)
+	}
+	wantSequences(t, readTopic(t, topic, 4, 20*time.Second), []sinks.Message{first, lost, next, lost})
+}
+
+// TestGivenUpBatchIsNotAppendedLate has a batch that was given up arrive when its
+// messages have been sent anew: the broker refuses it, by its epoch.
+func TestGivenUpBatchIsNotAppendedLate(t *testing.T) {
+	p := open(t, testConfig(t))
+	f := &faults{}
+	f.inject(p)
+	topic := newTopic(t, 1)
+	first, second := publishable(topic, 1, []byte("k")), publishable(topic, 2, []byte("k"))
+	if results := p.Publish(t.Context(), []sinks.Message{first}); results != nil {
+		t.Fatal(results)
+	}
+	// What is on its way, as the lane would send it now.
+	l := p.lane(topic, 0)
+	late := &recordBatch{envelope: p.envelope}
+	late.begin()
+	late.add(&second)
+	if err := late.finish(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	late.stamp(l.session, l.sequence)
+
+	f.refuse.Store(1)
+	f.downAfter.Store(true)
+	wantResult(t, p.Publish(t.Context(), []sinks.Message{second}), 0, sinks.ScopeSink, false, "connection", "refused")
+	f.down.Store(false)
+	if results := p.Publish(t.Context(), []sinks.Message{second}); results != nil {
+		t.Fatal(results)
+	}
+	response, err := p.cluster.client.RawProduce(t.Context(), &kafkago.RawProduceRequest{
+		Topic: topic, RequiredAcks: kafkago.RequireAll, RawRecords: protocol.RawRecordSet{Reader: bytes.NewReader(late.wire)},
+	})
+	if err != nil || !errors.Is(response.Error, kafkago.InvalidProducerEpoch) {
+		t.Errorf("the late batch: %v, %+v, want InvalidProducerEpoch", err, response)
+	}
+	wantSequences(t, readTopic(t, topic, 2, 20*time.Second), []sinks.Message{first, second})
 }
 
 // TestOrderUnderFaults has callers that retry what failed, as the relay does,

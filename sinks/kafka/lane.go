@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -45,8 +46,8 @@ type lane struct {
 	// noSession and asks for one.
 	session  session
 	sequence int32
-	// spent is the session that the lane had before and must not get again.
-	spent session
+	// spent is the producer id that the lane had before and must not get again.
+	spent int64
 	// limit is the size of the next batch, ceiling a size that the broker is
 	// known to refuse, or batchBytes.
 	limit, ceiling int
@@ -74,7 +75,7 @@ type part struct {
 
 func newLane(p *Publisher, topic string, partition int32) *lane {
 	limit := min(batchBytes, p.maxMessageBytes)
-	return &lane{publisher: p, topic: topic, partition: partition, session: noSession, spent: noSession, limit: limit, ceiling: limit}
+	return &lane{publisher: p, topic: topic, partition: partition, session: noSession, spent: noSession.id, limit: limit, ceiling: limit}
 }
 
 // enqueue adds a segment. The caller holds the publisher open.
@@ -174,14 +175,14 @@ func (l *lane) deliver(batch *shipment) {
 	var (
 		began       = time.Now()
 		pause       = firstPause
-		appended    bool // an attempt may have been appended
+		inDoubt     bool // an attempt of this session may have been appended
 		reconnected bool
 		renewed     int
 	)
 	// A sequence that may have been used must not be used for other records.
 	defer func() {
-		if appended {
-			l.renew()
+		if inDoubt {
+			l.bump()
 		}
 	}()
 	for {
@@ -197,27 +198,28 @@ func (l *lane) deliver(batch *shipment) {
 		if err == nil {
 			err = response.Error
 		}
-		if err == nil || appended && errors.Is(err, kafkago.DuplicateSequenceNumber) {
-			appended = false
+		if err == nil || inDoubt && errors.Is(err, kafkago.DuplicateSequenceNumber) {
+			inDoubt = false
 			l.acknowledge(batch)
 			return
 		}
 		verdict := judge(err)
-		if verdict.action == actionWait && response == nil {
-			// Kafka-go's copy of the metadata says so, and is empty when the
-			// brokers could not be reached.
-			if _, unreached := cluster.cachedTopics(ctx, []string{l.topic}); unreached != nil {
-				err, verdict = unreached, judge(unreached)
-			}
+		inDoubt = inDoubt || verdict.appended
+		atOnce := verdict.action == actionReconnect && !reconnected && verdict.reason != reasonTimeout
+		if response == nil && verdict.waits() && !atOnce {
+			err, verdict = l.locate(ctx, err, verdict)
 		}
-		appended = appended || verdict.appended
 		failure := l.failure(err, verdict)
+		for _, p := range batch.parts {
+			p.segment.trouble.Store(&failure)
+		}
 
 		switch {
 		case verdict.action == actionRefuse:
 			l.refuse(batch, response, err, verdict)
 			return
-		case verdict.action == actionReconnect && !reconnected:
+		case atOnce:
+			// Often the connection was idle for long and dead already.
 			reconnected = true
 			cluster.reset(era)
 			continue
@@ -226,13 +228,14 @@ func (l *lane) deliver(batch *shipment) {
 			l.publisher.logger.Info("kafka: the broker does not know the producer any more; going on with a new producer id",
 				"topic", l.topic, "partition", l.partition, "error", err)
 			l.renew()
-			appended = false // nothing was sent in the new session
+			inDoubt = false // nothing was sent in the new session
 			continue
-		case verdict.action == actionWait && time.Since(began) < verdict.patience():
-			for _, p := range batch.parts {
-				p.segment.call.trouble.Store(&failure)
-			}
-			if verdict.moved() {
+		case verdict.action == actionDowngrade && l.session != noSession:
+			l.publisher.sessions.refuse(err)
+			l.renew()
+			continue
+		case verdict.waits() && time.Since(began) < patience(inDoubt):
+			if verdict.moved {
 				cluster.refresh(era)
 			}
 			sleep(ctx, pause)
@@ -242,6 +245,21 @@ func (l *lane) deliver(batch *shipment) {
 		l.fail(failure)
 		return
 	}
+}
+
+// locate finds out whom an attempt without an answer concerns. Where the cluster
+// answers otherwise, it is the partition: its leader is gone, or this one
+// connection is. Where nobody answers there is nothing to wait for.
+func (l *lane) locate(ctx context.Context, err error, v verdict) (error, verdict) {
+	if unreached := l.publisher.cluster.answers(ctx); unreached != nil {
+		v := judge(unreached)
+		v.action, v.scope = actionFail, sinks.ScopeSink
+		return unreached, v
+	}
+	if v.action == actionReconnect {
+		v.action, v.scope = actionWait, sinks.ScopePartition
+	}
+	return err, v
 }
 
 // send makes one attempt. An error before anything was sent is one too.
@@ -276,10 +294,24 @@ func (l *lane) send(ctx context.Context, batch *shipment) (*kafkago.ProduceRespo
 	return response, err
 }
 
-// renew gives the lane's session up.
+// bump goes on under the next epoch of the session, whose sequences are all
+// unused. With its first batch the broker refuses what may still be on its way in
+// the epoch before, so that a batch which was given up is not appended late.
+func (l *lane) bump() {
+	switch {
+	case l.session == noSession:
+	case l.session.epoch < math.MaxInt16:
+		l.session.epoch++
+		l.sequence = 0
+	default:
+		l.renew()
+	}
+}
+
+// renew gives the lane's producer id up.
 func (l *lane) renew() {
 	if l.session != noSession {
-		l.spent, l.session = l.session, noSession
+		l.spent, l.session = l.session.id, noSession
 	}
 }
 
@@ -327,7 +359,7 @@ func (l *lane) refuse(batch *shipment, response *kafkago.ProduceResponse, err er
 		}
 	}
 	l.limit = max(batch.size()/2, 1)
-	if v.reason == "message_too_large" {
+	if v.reason == reasonTooLarge {
 		l.ceiling = max(l.limit, min(l.ceiling, batch.size()-1))
 	}
 }
@@ -340,16 +372,16 @@ func (l *lane) refuseEntry(e entry, size int, err error, v verdict) {
 		return
 	}
 	m := &c.messages[e.index]
-	if v.reason == "message_too_large" {
+	if v.reason == reasonTooLarge {
 		c.refuse(l.tooLarge(m, size, "max.message.bytes of the topic"), e.index)
 		return
 	}
-	c.refuse(&sinks.Error{Scope: v.scope, Permanent: true, Reason: v.reason,
+	c.refuse(&sinks.Error{Scope: v.scope, Permanent: v.permanent, Reason: v.reason,
 		Err: fmt.Errorf("kafka topic %s refused message %s: %w", l.topic, canonical(m.ID), err)}, e.index)
 }
 
 func (l *lane) tooLarge(m *sinks.Message, size int, bound string) error {
-	return &sinks.Error{Scope: sinks.ScopeMessage, Permanent: true, Reason: "message_too_large",
+	return &sinks.Error{Scope: sinks.ScopeMessage, Permanent: true, Reason: reasonTooLarge,
 		Err: fmt.Errorf("kafka topic %s: message %s is %d bytes with its headers, more than %s allows (%d bytes of payload): raise that bound, or make the message smaller",
 			l.topic, canonical(m.ID), size, bound, len(m.Payload))}
 }
@@ -357,12 +389,12 @@ func (l *lane) tooLarge(m *sinks.Message, size int, bound string) error {
 // failure is the error of a batch that the lane gives up.
 func (l *lane) failure(err error, v verdict) error {
 	switch v.scope {
-	case sinks.ScopeDestination:
+	case sinks.ScopeDestination, sinks.ScopeMessage:
 		err = destinationError(l.topic, err, v.reason)
 	default:
 		err = fmt.Errorf("kafka topic %s, partition %d: %w", l.topic, l.partition, l.publisher.cluster.diagnose(err))
 	}
-	return &sinks.Error{Scope: v.scope, Reason: v.reason, Err: err}
+	return &sinks.Error{Scope: v.scope, Permanent: v.permanent, Reason: v.reason, Err: err}
 }
 
 // sleep pauses, for less when ctx ends.

@@ -95,7 +95,7 @@ func New(config Config, style sinks.Envelope, logger *slog.Logger) (*Publisher, 
 		maxMessageBytes: config.MaxMessageBytes,
 		logger:          logger,
 		cluster:         cluster,
-		sessions:        newSessions(cluster, logger),
+		sessions:        newSessions(cluster, config.Idempotent, logger),
 		ctx:             ctx,
 		cancel:          cancel,
 		slots:           make(chan struct{}, concurrentRequests),
@@ -113,7 +113,7 @@ func (p *Publisher) Publish(ctx context.Context, messages []sinks.Message) []err
 	}
 	c := newCall(messages)
 	if !p.enter() {
-		return c.end(closedError)
+		return c.end(func(error) error { return closedError() })
 	}
 	defer p.running.Done()
 	if ctx.Err() == nil {
@@ -124,11 +124,11 @@ func (p *Publisher) Publish(ctx context.Context, messages []sinks.Message) []err
 		case <-p.ctx.Done():
 		}
 	}
-	return c.end(func() error {
+	return c.end(func(trouble error) error {
 		if p.ctx.Err() != nil {
 			return closedError()
 		}
-		return c.unresolved(ctx.Err())
+		return unresolved(ctx.Err(), trouble)
 	})
 }
 
@@ -213,12 +213,11 @@ func (p *Publisher) Verify(ctx context.Context, destination sinks.Destination) e
 	}
 	topic := topics[0]
 	if code := kafkago.Error(topic.ErrorCode); code != 0 && code != kafkago.LeaderNotAvailable {
-		verdict := judgeCode(code)
-		return &sinks.Error{Scope: sinks.ScopeDestination, Reason: verdict.reason, Err: destinationError(destination.Name, code, verdict.reason)}
+		return topicError(destination.Name, code)
 	}
 	for _, partition := range topic.Partitions {
 		if partition.LeaderID < 0 {
-			return &sinks.Error{Scope: sinks.ScopeDestination, Reason: "no_leader",
+			return &sinks.Error{Scope: sinks.ScopeDestination, Reason: reasonNoLeader,
 				Err: fmt.Errorf("kafka topic %s: partition %d has no leader: bring back the brokers that hold it", destination.Name, partition.PartitionIndex)}
 		}
 	}
@@ -239,14 +238,24 @@ func (p *Publisher) bound(ctx context.Context) (context.Context, func(), error) 
 	}, nil
 }
 
+// topicError is what the metadata says of a topic that cannot be written to.
+func topicError(topic string, code kafkago.Error) error {
+	verdict := judgeCode(code)
+	scope := verdict.scope
+	if scope == sinks.ScopePartition { // all of them
+		scope = sinks.ScopeDestination
+	}
+	return &sinks.Error{Scope: scope, Permanent: verdict.permanent, Reason: verdict.reason, Err: destinationError(topic, code, verdict.reason)}
+}
+
 // destinationError names the topic, what is wrong with it, and the remedy.
 func destinationError(topic string, err error, reason string) error {
 	switch reason {
-	case "unknown_topic":
+	case reasonUnknownTopic:
 		return fmt.Errorf("kafka topic %q does not exist, or this user may not describe it: create it, or correct the route (%w)", topic, err)
-	case "invalid_topic":
+	case reasonInvalidTopic:
 		return fmt.Errorf("kafka topic %q has a name that Kafka does not allow: correct the route or the row's topic (1 to 249 letters, digits, '.', '_' and '-') (%w)", topic, err)
-	case "unauthorized":
+	case reasonUnauthorized:
 		return fmt.Errorf("kafka topic %q: this user may not write to it: grant Write and Describe (%w)", topic, err)
 	}
 	return fmt.Errorf("kafka topic %q: %w", topic, err)

@@ -232,9 +232,9 @@ func TestInvalidTopic(t *testing.T) {
 	p := open(t, testConfig(t))
 	for _, topic := range []string{"no/slashes", "no spaces", "..", strings.Repeat("x", 250)} {
 		m := publishable(topic, 1, []byte("k"))
-		wantResult(t, p.Publish(t.Context(), []sinks.Message{m}), 0, sinks.ScopeDestination, false, "invalid_topic", topic)
+		wantResult(t, p.Publish(t.Context(), []sinks.Message{m}), 0, sinks.ScopeMessage, true, "invalid_topic", topic)
 		err := p.Verify(t.Context(), sinks.Destination{Name: topic})
-		wantResult(t, []error{err}, 0, sinks.ScopeDestination, false, "invalid_topic", topic)
+		wantResult(t, []error{err}, 0, sinks.ScopeMessage, true, "invalid_topic", topic)
 	}
 }
 

@@ -17,7 +17,8 @@ const (
 	// actionFail: the lane's messages fail with the verdict's scope, and its
 	// caller backs off.
 	actionFail action = iota
-	// actionReconnect: the connection broke; once, at once, by a new one.
+	// actionReconnect: the connection broke; again by a new one, for as long as
+	// the cluster answers.
 	actionReconnect
 	// actionWait: the broker or its cluster is about to change; again after a
 	// short pause.
@@ -25,6 +26,9 @@ const (
 	// actionRenew: the broker does not know this producer any more; again under
 	// a new producer id.
 	actionRenew
+	// actionDowngrade: the broker does not let this user produce idempotently;
+	// again without a producer id.
+	actionDowngrade
 	// actionRefuse: the broker refused a record; find it and fail it alone.
 	actionRefuse
 )
@@ -36,23 +40,54 @@ type verdict struct {
 	scope sinks.Scope
 	// reason is the error's word in metrics.
 	reason string
+	// permanent: the same record can never succeed.
+	permanent bool
 	// appended: the broker may have appended the batch all the same.
 	appended bool
+	// moved: newer metadata may help, since the partition is elsewhere.
+	moved bool
 }
 
-// patience is how long to wait within one Publish: for as long as Kafka may
-// take to elect a leader, or for a topic's creation to get round.
-func (v verdict) patience() time.Duration {
-	if v.scope == sinks.ScopeDestination {
-		return grace
+// The words of errors in metrics, beside "closed" and "cancelled". They are part
+// of the interface, and few.
+const (
+	reasonTooLarge       = "message_too_large"
+	reasonInvalidMessage = "invalid_message"
+	reasonInvalidTopic   = "invalid_topic"
+	reasonUnknownTopic   = "unknown_topic"
+	reasonUnauthorized   = "unauthorized"
+	reasonPolicy         = "policy"
+	reasonAuthentication = "authentication"
+	reasonProducerID     = "producer_id"
+	reasonNotLeader      = "not_leader"
+	reasonNoLeader       = "no_leader"
+	reasonReplicas       = "not_enough_replicas"
+	reasonStorage        = "storage"
+	reasonTimeout        = "timeout"
+	reasonConnection     = "connection"
+	reasonTLS            = "tls"
+	reasonUnsupported    = "unsupported"
+	reasonBroker         = "broker"
+)
+
+// doubtPatience is how long a batch that may have been appended is sent again
+// within one Publish: sent by anybody else it is a duplicate, and a leader is
+// elected within that time, mostly.
+const doubtPatience = 10 * time.Second
+
+// patience is how long to wait within one Publish. Who waits holds its call's
+// other messages up too, so a batch that is surely not in the log, and can as
+// well be sent by a later call, waits only for as long as it takes to hand
+// leadership over in order, or for a topic's creation to get round.
+func patience(inDoubt bool) time.Duration {
+	if inDoubt {
+		return doubtPatience
 	}
-	return 10 * time.Second
+	return grace
 }
 
-// moved reports whether newer metadata may help: the partition is elsewhere.
-func (v verdict) moved() bool {
-	return v.reason == "not_leader" || v.reason == "no_leader" || v.reason == "unknown_topic"
-}
+// waits reports whether the batch may be sent again as it is, in a while.
+func (v verdict) waits() bool { return v.action == actionWait || v.action == actionReconnect }
 
 // judge is the one place that says what an error of a produce request means. It
 // says nothing about who is innocent: the lane does.
@@ -63,63 +98,21 @@ func judge(err error) verdict {
 	switch {
 	// kafka-go's own, from its copy of the metadata; nothing was sent.
 	case errors.Is(err, protocol.ErrNoTopic), errors.Is(err, protocol.ErrNoPartition):
-		return verdict{actionWait, sinks.ScopeDestination, "unknown_topic", false}
+		return verdict{action: actionWait, scope: sinks.ScopeDestination, reason: reasonUnknownTopic, moved: true}
 	case errors.Is(err, protocol.ErrNoLeader):
-		return verdict{actionWait, sinks.ScopeSink, "no_leader", false}
+		return verdict{action: actionWait, scope: sinks.ScopePartition, reason: reasonNoLeader, moved: true}
 	case isHandshakeFailure(err):
-		return verdict{actionFail, sinks.ScopeSink, "tls", false}
+		return verdict{action: actionFail, scope: sinks.ScopeSink, reason: reasonTLS}
 	case isTimeout(err):
-		return verdict{actionReconnect, sinks.ScopeSink, "timeout", true}
+		return verdict{action: actionReconnect, scope: sinks.ScopeSink, reason: reasonTimeout, appended: true, moved: true}
 	}
-	return verdict{actionReconnect, sinks.ScopeSink, "connection", true}
+	return verdict{action: actionReconnect, scope: sinks.ScopeSink, reason: reasonConnection, appended: true, moved: true}
 }
 
-// judgeCode judges an error code of the broker. Unknown codes are retriable by
-// the caller, and may have been appended.
+// judgeCode judges an error code of the broker.
 func judgeCode(code kafkago.Error) verdict {
-	switch code {
-	case kafkago.MessageSizeTooLarge, kafkago.RecordListTooLarge:
-		return verdict{actionRefuse, sinks.ScopeMessage, "message_too_large", false}
-	case kafkago.InvalidTimestamp, kafkago.InvalidRecord,
-		kafkago.UnsupportedForMessageFormat, kafkago.UnsupportedCompressionType:
-		// The last two are about the topic's settings more than the record, but
-		// none of the topic's messages can ever succeed as they are, and the
-		// policy for refused messages must be able to get them out of the way.
-		return verdict{actionRefuse, sinks.ScopeMessage, "invalid_message", false}
-
-	case kafkago.UnknownTopicOrPartition, kafkago.UnknownTopicID:
-		// Also for a moment after the topic was created, until the leader knows.
-		return verdict{actionWait, sinks.ScopeDestination, "unknown_topic", false}
-	case kafkago.InvalidTopic:
-		// The name, not the message, is invalid, and a name comes from a route as
-		// often as from a row: a mistake in a route must hold its messages back
-		// until it is corrected, not move thousands of them to the dead letters.
-		return verdict{actionFail, sinks.ScopeDestination, "invalid_topic", false}
-	case kafkago.TopicAuthorizationFailed, kafkago.ClusterAuthorizationFailed, kafkago.TransactionalIDAuthorizationFailed:
-		return verdict{actionFail, sinks.ScopeDestination, "unauthorized", false}
-	case kafkago.PolicyViolation:
-		return verdict{actionFail, sinks.ScopeDestination, "policy", false}
-
-	case kafkago.SASLAuthenticationFailed, kafkago.UnsupportedSASLMechanism, kafkago.IllegalSASLState:
-		return verdict{actionFail, sinks.ScopeSink, "authentication", false}
-
-	case kafkago.OutOfOrderSequenceNumber, kafkago.DuplicateSequenceNumber, kafkago.InvalidProducerEpoch,
-		kafkago.InvalidProducerIDMapping, kafkago.UnknownProducerId, kafkago.ProducerFenced:
-		return verdict{actionRenew, sinks.ScopeSink, "producer_id", false}
-
-	case kafkago.LeaderNotAvailable, kafkago.NotLeaderForPartition, kafkago.BrokerNotAvailable, kafkago.ReplicaNotAvailable,
-		kafkago.FencedLeaderEpoch, kafkago.UnknownLeaderEpoch, kafkago.ListenerNotFound:
-		return verdict{actionWait, sinks.ScopeSink, "not_leader", false}
-	case kafkago.NotEnoughReplicas:
-		return verdict{actionWait, sinks.ScopeSink, "not_enough_replicas", false}
-	case kafkago.NotEnoughReplicasAfterAppend:
-		return verdict{actionWait, sinks.ScopeSink, "not_enough_replicas", true}
-	case kafkago.RequestTimedOut:
-		return verdict{actionWait, sinks.ScopeSink, "timeout", true}
-	case kafkago.NetworkException, kafkago.KafkaStorageError,
-		kafkago.GroupLoadInProgress, kafkago.GroupCoordinatorNotAvailable, kafkago.NotCoordinatorForGroup,
-		kafkago.ConcurrentTransactions, kafkago.ThrottlingQuotaExceeded:
-		return verdict{actionWait, sinks.ScopeSink, "broker", true}
+	if r, ok := rulings[code]; ok {
+		return r.verdict
 	}
-	return verdict{actionFail, sinks.ScopeSink, "broker", true}
+	return unlisted.verdict
 }
