@@ -1,21 +1,29 @@
-// Package admin is the relay's HTTP listener: /livez and /readyz.
+// Package admin is the relay's HTTP listener: /livez, /readyz, /metrics and, by
+// option, profiles. Nothing of it changes anything.
 package admin
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
+	"strings"
 	"time"
 )
 
 // The paths that are answered.
 const (
-	LivePath  = "/livez"
-	ReadyPath = "/readyz"
+	LivePath    = "/livez"
+	ReadyPath   = "/readyz"
+	MetricsPath = "/metrics"
+	ProfilePath = "/debug/pprof/"
 )
 
 const (
@@ -23,18 +31,37 @@ const (
 	closeTimeout  = 2 * time.Second
 )
 
-// Server answers /livez while the process runs, and /readyz according to Ready.
+// Server answers for one relay. Its functions are called concurrently.
 type Server struct {
-	// Ready reports whether the relay's work has begun; it is called
-	// concurrently.
-	Ready  func() bool
-	Logger *slog.Logger
+	// Live returns what is wrong when the process should be started anew; nil
+	// counts as a function that never does.
+	Live func() error
+	// Ready reports whether the relay's work has begun.
+	Ready func() bool
+	// Metrics answers /metrics, if there.
+	Metrics http.Handler
+	// Profiles serves /debug/pprof.
+	Profiles bool
+	// Token, unless empty, is asked for by whatever tells more than whether the
+	// relay lives and is ready.
+	Token string
+	// Certificate, if there, makes the listener speak TLS.
+	Certificate *tls.Certificate
+	Logger      *slog.Logger
 }
 
 // Handler returns the routes.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+LivePath, func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok\n") })
+	mux.HandleFunc("GET "+LivePath, func(w http.ResponseWriter, _ *http.Request) {
+		if s.Live != nil {
+			if err := s.Live(); err != nil {
+				answer(w, http.StatusServiceUnavailable, err.Error()+"\n")
+				return
+			}
+		}
+		answer(w, http.StatusOK, "ok\n")
+	})
 	mux.HandleFunc("GET "+ReadyPath, func(w http.ResponseWriter, _ *http.Request) {
 		if s.Ready() {
 			answer(w, http.StatusOK, "ok\n")
@@ -42,7 +69,34 @@ func (s *Server) Handler() http.Handler {
 		}
 		answer(w, http.StatusServiceUnavailable, "not ready: the database has not been reached yet, or the relay stops; its log says why\n")
 	})
+	if s.Metrics != nil {
+		mux.Handle("GET "+MetricsPath, s.guarded(s.Metrics))
+	}
+	if s.Profiles {
+		mux.Handle("GET "+ProfilePath, s.guarded(http.HandlerFunc(pprof.Index)))
+		mux.Handle("GET "+ProfilePath+"profile", s.guarded(http.HandlerFunc(pprof.Profile)))
+		mux.Handle("GET "+ProfilePath+"symbol", s.guarded(http.HandlerFunc(pprof.Symbol)))
+		mux.Handle("GET "+ProfilePath+"trace", s.guarded(http.HandlerFunc(pprof.Trace)))
+	}
 	return mux
+}
+
+// guarded asks for the token, if there is one.
+func (s *Server) guarded(next http.Handler) http.Handler {
+	if s.Token == "" {
+		return next
+	}
+	want := sha256.Sum256([]byte(s.Token)) // equal lengths, so that the comparison tells none
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		got := sha256.Sum256([]byte(strings.TrimSpace(token)))
+		if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			answer(w, http.StatusUnauthorized, "http.token is set: send it as a bearer token\n")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func answer(w http.ResponseWriter, status int, text string) {
@@ -63,7 +117,13 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 
 // Serve answers until ctx ends, and closes the listener.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) {
-	server := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: headerTimeout}
+	server := &http.Server{
+		Handler: s.Handler(), ReadHeaderTimeout: headerTimeout,
+		ErrorLog: slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug), // what clients do wrong
+	}
+	if s.Certificate != nil {
+		listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{*s.Certificate}, MinVersion: tls.VersionTLS12})
+	}
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)

@@ -101,9 +101,22 @@ type Backoff struct {
 	Jitter     float64       `yaml:"jitter"`
 }
 
-// HTTP is the listener of /livez and /readyz; an empty Listen turns it off.
+// HTTP is the listener of /livez, /readyz and /metrics; an empty Listen turns
+// it off.
 type HTTP struct {
 	Listen string `yaml:"listen"`
+	// Token, if set, is what /metrics and /debug/pprof ask for as a bearer token.
+	Token     string  `yaml:"token"`
+	TokenFile string  `yaml:"token_file"`
+	TLS       HTTPTLS `yaml:"tls"`
+	// Pprof serves profiles below /debug/pprof.
+	Pprof bool `yaml:"pprof"`
+}
+
+// HTTPTLS makes the listener speak TLS; both files or neither.
+type HTTPTLS struct {
+	CertFile string `yaml:"cert_file"`
+	KeyFile  string `yaml:"key_file"`
 }
 
 // Log is how the relay logs.

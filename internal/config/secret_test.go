@@ -16,7 +16,7 @@ func TestSecretsOfTheContract(t *testing.T) {
 	config := parseGood(t, "sinks: {a: {kafka: {brokers: [a:1]}}, b: {rabbitmq: {url: 'amqp://h/'}}}\nroutes: [{sink: a, match: {topic: x}}, {sink: b}]")
 	var got []string
 	eachSecret("", reflect.ValueOf(config), func(path string, _, _ reflect.Value) { got = append(got, path) })
-	want := []string{"database.direct_url", "database.password", "database.url", "sinks.a.kafka.sasl.password", "sinks.b.rabbitmq.url"}
+	want := []string{"database.direct_url", "database.password", "database.url", "http.token", "sinks.a.kafka.sasl.password", "sinks.b.rabbitmq.url"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

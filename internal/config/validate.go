@@ -3,12 +3,10 @@ package config
 import (
 	"fmt"
 	"maps"
-	"net"
 	"net/url"
 	"reflect"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -44,7 +42,7 @@ func (d *document) validate(c *Config) {
 	if _, err := url.Parse(c.Source); err != nil || c.Source == "" || strings.ContainsFunc(c.Source, isSpaceOrControl) {
 		d.errorf("source", "%s is not a URI; CloudEvents wants one, such as /outbox or https://example.com/orders", d.show("source", c.Source))
 	}
-	d.validateListen(c.HTTP.Listen)
+	d.validateHTTP(c.HTTP)
 	d.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	d.oneOf("log.format", c.Log.Format, "auto", "text", "json")
 	d.duration("shutdown_timeout", c.ShutdownTimeout, 0, 24*time.Hour)
@@ -154,19 +152,6 @@ func separate(err error) []error {
 		all = append(all, separate(one)...)
 	}
 	return all
-}
-
-func (d *document) validateListen(address string) {
-	if address == "" {
-		return
-	}
-	_, port, err := net.SplitHostPort(address)
-	if err == nil {
-		_, err = strconv.ParseUint(port, 10, 16)
-	}
-	if err != nil {
-		d.errorf("http.listen", `%s is not host:port; expected for example 127.0.0.1:9464 or :9464, or "" to turn it off`, d.show("http.listen", address))
-	}
 }
 
 // failed reports whether something is wrong at path or below it already.
