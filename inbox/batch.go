@@ -1,0 +1,151 @@
+package inbox
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// ProcessBatch is Process for many messages in one transaction: all ids are
+// claimed in one round trip, together with the BEGIN where db allows, and the
+// handler gets those messages that are to be processed, in their order; it is
+// not called when there are none. A message that is in the batch twice is
+// processed once. The results are the messages', in their order.
+//
+// It is all or nothing: after an error no message of the batch is processed.
+// To find the message that is to blame, process them one by one. When a
+// message has no id the error is ErrNoID and the database has not been asked;
+// Identify says which.
+//
+// Batches claim ids, and keys for the order check, in one and the same order,
+// so that two of them never deadlock by their claims, whatever they share.
+// Order matters inside handlers too: sort what you lock.
+func (i *Inbox) ProcessBatch(ctx context.Context, db Beginner, messages []Message, handler BatchHandler) ([]Result, error) {
+	prepared := make([]Message, len(messages))
+	for n, message := range messages {
+		var err error
+		if prepared[n], err = i.prepare(message); err != nil {
+			return nil, fmt.Errorf("message %d of the batch: %w", n, err)
+		}
+	}
+	if len(messages) == 0 {
+		return nil, nil
+	}
+	var results []Result
+	run := func() (err error) {
+		results, err = i.processBatch(ctx, db, prepared, handler)
+		return err
+	}
+	if _, callers := db.(pgx.Tx); callers {
+		err := run()
+		return results, err
+	}
+	err := i.retry(ctx, run)
+	return results, err
+}
+
+func (i *Inbox) processBatch(ctx context.Context, db Beginner, messages []Message, handler BatchHandler) ([]Result, error) {
+	var claimed map[ID]bool
+	var previous []int64
+	order := i.newOrder(messages...)
+	tx, err := begin(ctx, db, func(batch *pgx.Batch) {
+		batch.Queue(fmt.Sprintf(claimBatchSQL, i.identifier("")), i.claimBatchArguments(messages)...).Query(func(rows pgx.Rows) (err error) {
+			claimed, err = collectIDs(rows)
+			return err
+		})
+		i.queueOrder(batch, order, &previous)
+	})
+	if err != nil {
+		return nil, i.explain("claim in", err)
+	}
+	committed := false
+	defer func() { // also when the handler panics
+		if !committed {
+			rollback(ctx, tx)
+		}
+	}()
+	results := make([]Result, len(messages))
+	if len(claimed) == 0 {
+		for n := range results {
+			results[n] = Duplicate
+		}
+		return results, nil
+	}
+	isFresh := make([]bool, len(messages))
+	for n, m := range messages {
+		isFresh[n] = claimed[m.ID]
+		delete(claimed, m.ID) // the first one of the batch is it
+	}
+	fresh := make([]Message, 0, len(messages))
+	for n, late := range order.late(messages, isFresh, previous) {
+		results[n] = Duplicate
+		if isFresh[n] {
+			results[n] = i.verdict(late)
+		}
+		if results[n].Ran() {
+			fresh = append(fresh, messages[n])
+		}
+	}
+	if len(fresh) > 0 {
+		if err := handler(ctx, tx, fresh); err != nil {
+			return nil, err
+		}
+	}
+	if err := commit(ctx, tx); err != nil {
+		return nil, i.explain("commit with claims in", err)
+	}
+	committed = true
+	return results, nil
+}
+
+func collectIDs(rows pgx.Rows) (map[ID]bool, error) {
+	ids := make(map[ID]bool)
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			return nil, err
+		}
+		id, err := ParseID(text)
+		if err != nil {
+			return nil, err
+		}
+		ids[id] = true
+	}
+	return ids, rows.Err()
+}
+
+// claimBatchArguments are claimBatchSQL's: each id once, in ascending order.
+func (i *Inbox) claimBatchArguments(messages []Message) []any {
+	sorted := make([]*Message, len(messages))
+	for n := range messages {
+		sorted[n] = &messages[n]
+	}
+	byID := func(a, b *Message) int { return bytes.Compare(a.ID[:], b.ID[:]) }
+	slices.SortStableFunc(sorted, byID)
+	sorted = slices.CompactFunc(sorted, func(a, b *Message) bool { return a.ID == b.ID })
+	var ids, receivedAt, sources, partitions, offsets array
+	for _, m := range sorted {
+		ids.id(m.ID)
+		if m.ReceivedAt.IsZero() {
+			receivedAt.null()
+		} else {
+			receivedAt.time(m.ReceivedAt)
+		}
+		if m.Source.Name == "" {
+			sources.null()
+		} else {
+			sources.text(storable(m.Source.Name))
+		}
+		if m.Source.Name == "" || !m.Source.HasOffset {
+			partitions.null()
+			offsets.null()
+		} else {
+			partitions.integer(int64(m.Source.Partition))
+			offsets.integer(m.Source.Offset)
+		}
+	}
+	return []any{i.Consumer, ids.literal(), receivedAt.literal(), sources.literal(), partitions.literal(), offsets.literal()}
+}

@@ -1,0 +1,98 @@
+package inbox
+
+import (
+	"crypto/sha1" //nolint:gosec // UUID version 5 is defined by it, and nothing here is a secret
+	"encoding/hex"
+	"fmt"
+)
+
+// ID is a message's identity, a UUID. It converts to and from any other UUID
+// type with the underlying type [16]byte. The zero ID means none.
+type ID [16]byte
+
+// IsZero reports whether there is no id.
+func (id ID) IsZero() bool { return id == ID{} }
+
+// ParseID reads the 36 characters of a UUID's usual form, in either case.
+func ParseID(s string) (ID, error) {
+	var id ID
+	if err := id.UnmarshalText([]byte(s)); err != nil {
+		return ID{}, err
+	}
+	return id, nil
+}
+
+// IDFrom makes an id of a name that a foreign producer identifies its messages
+// by, an order number for instance: the name's UUID version 5 in the
+// namespace. The same namespace and name make the same id, everywhere and for
+// ever. A namespace is any UUID of your own, one for each set of names; with
+// one for two producers, the second one's message 1 is taken for a duplicate
+// of the first one's.
+func IDFrom(namespace ID, name string) ID {
+	hash := sha1.New() //nolint:gosec // see the import
+	hash.Write(namespace[:])
+	hash.Write([]byte(name))
+	var id ID
+	copy(id[:], hash.Sum(nil))
+	id[6] = id[6]&0x0f | 0x50
+	id[8] = id[8]&0x3f | 0x80
+	return id
+}
+
+// String returns the usual form, in lower case.
+func (id ID) String() string {
+	text, _ := id.AppendText(make([]byte, 0, 36))
+	return string(text)
+}
+
+// AppendText implements encoding.TextAppender; it never fails.
+func (id ID) AppendText(b []byte) ([]byte, error) {
+	for i, part := range [...][]byte{id[:4], id[4:6], id[6:8], id[8:10], id[10:]} {
+		if i > 0 {
+			b = append(b, '-')
+		}
+		b = hex.AppendEncode(b, part)
+	}
+	return b, nil
+}
+
+// MarshalText implements encoding.TextMarshaler; it never fails.
+func (id ID) MarshalText() ([]byte, error) {
+	return id.AppendText(make([]byte, 0, 36))
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler. It leaves id as it was
+// when text is not a UUID.
+func (id *ID) UnmarshalText(text []byte) error {
+	const form = "00000000-0000-0000-0000-000000000000"
+	invalid := func() error {
+		return fmt.Errorf("inbox: %s is not a UUID of the form %s", quote(string(text)), form)
+	}
+	if len(text) != len(form) {
+		return invalid()
+	}
+	digits := make([]byte, 0, 32)
+	for i, c := range text {
+		if (form[i] == '-') != (c == '-') {
+			return invalid()
+		}
+		if c != '-' {
+			digits = append(digits, c)
+		}
+	}
+	var parsed ID
+	if _, err := hex.Decode(parsed[:], digits); err != nil {
+		return invalid()
+	}
+	*id = parsed
+	return nil
+}
+
+// quote shows the beginning of a value.
+func quote(s string) string {
+	const limit = 60
+	if len(s) > limit {
+		return fmt.Sprintf("%q… (%d bytes)", s[:limit], len(s))
+	}
+	return fmt.Sprintf("%q", s)
+}

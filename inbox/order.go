@@ -1,0 +1,109 @@
+package inbox
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// stream is what messages have an order within.
+type stream struct{ topic, key string }
+
+func streamOf(m Message) stream { return stream{storable(m.Topic), string(m.Key)} }
+
+// order is what the order check needs to know of some messages: the distinct
+// streams, sorted, with the highest sequence of each. Empty when nothing is to
+// be checked.
+type order struct {
+	streams []stream
+	highest map[stream]int64
+}
+
+func checked(m Message) bool { return m.Key != nil && m.Sequence > 0 }
+
+func (i *Inbox) newOrder(messages ...Message) order {
+	if i.Order == OrderOff {
+		return order{}
+	}
+	o := order{highest: make(map[stream]int64, len(messages))}
+	for _, m := range messages {
+		if !checked(m) {
+			continue
+		}
+		s := streamOf(m)
+		if _, known := o.highest[s]; !known {
+			o.streams = append(o.streams, s)
+		}
+		o.highest[s] = max(o.highest[s], m.Sequence)
+	}
+	slices.SortFunc(o.streams, compareStreams)
+	return o
+}
+
+func compareStreams(a, b stream) int {
+	return cmp.Or(cmp.Compare(a.topic, b.topic), cmp.Compare(a.key, b.key))
+}
+
+// arguments are orderSQL's.
+func (o order) arguments(consumer string) []any {
+	var topics, keys, sequences array
+	for _, s := range o.streams {
+		topics.text(s.topic)
+		keys.bytes([]byte(s.key))
+		sequences.integer(o.highest[s])
+	}
+	return []any{consumer, topics.literal(), keys.literal(), sequences.literal()}
+}
+
+// queueOrder queues the check, which sets previous to the streams' sequences
+// before this transaction, 0 for none.
+func (i *Inbox) queueOrder(batch *pgx.Batch, o order, previous *[]int64) {
+	if len(o.streams) == 0 {
+		return
+	}
+	batch.Queue(fmt.Sprintf(orderSQL, i.identifier("_order")), o.arguments(i.Consumer)...).Query(func(rows pgx.Rows) (err error) {
+		*previous, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+		if err == nil && len(*previous) != len(o.streams) {
+			err = fmt.Errorf("%d keys became %d rows of %s: a trigger or rule of the table interferes", len(o.streams), len(*previous), i.identifier("_order"))
+		}
+		return err
+	})
+}
+
+// late reports which of the messages come after a later one of their stream:
+// one that was processed before this transaction (previous, from queueOrder),
+// or stands before it in messages. Those that are not fresh are duplicates,
+// which cannot be late, but others can be later than they.
+func (o order) late(messages []Message, fresh []bool, previous []int64) []bool {
+	late := make([]bool, len(messages))
+	if len(o.streams) == 0 {
+		return late
+	}
+	newest := make(map[stream]int64, len(o.streams))
+	for n, s := range o.streams {
+		newest[s] = previous[n]
+	}
+	for n, m := range messages {
+		if !checked(m) {
+			continue
+		}
+		s := streamOf(m)
+		late[n] = fresh[n] && m.Sequence <= newest[s]
+		newest[s] = max(newest[s], m.Sequence)
+	}
+	return late
+}
+
+// verdict is the result of a message that was not seen before.
+func (i *Inbox) verdict(late bool) Result {
+	switch {
+	case !late:
+		return Processed
+	case i.Order == OrderRefuse:
+		return Stale
+	default:
+		return Late
+	}
+}

@@ -1,0 +1,108 @@
+package inbox
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+)
+
+// SQLBeginner begins transactions: *sql.DB or *sql.Conn.
+type SQLBeginner interface {
+	BeginTx(ctx context.Context, options *sql.TxOptions) (*sql.Tx, error)
+}
+
+// ProcessSQL is Process for database/sql, with any PostgreSQL driver, in a
+// transaction of its own. It takes one round trip more than the handler's own
+// transaction: database/sql cannot send the claim along with the BEGIN.
+func (i *Inbox) ProcessSQL(ctx context.Context, db SQLBeginner, message Message, handler SQLHandler) (Result, error) {
+	message, err := i.prepare(message)
+	if err != nil {
+		return Unprocessed, err
+	}
+	result := Unprocessed
+	err = i.retry(ctx, func() (err error) {
+		result, err = i.processSQL(ctx, db, message, handler)
+		return err
+	})
+	return result, err
+}
+
+func (i *Inbox) processSQL(ctx context.Context, db SQLBeginner, message Message, handler SQLHandler) (Result, error) {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return Unprocessed, i.explain("begin a claim in", err)
+	}
+	defer func() { _ = tx.Rollback() }() // does nothing after the commit
+	result, err := i.handleSQL(ctx, tx, message, handler)
+	if err != nil || result == Duplicate {
+		return result, err
+	}
+	if err := tx.Commit(); err != nil {
+		return Unprocessed, i.explain("commit with a claim in", err)
+	}
+	return result, nil
+}
+
+// ProcessSQLTx processes the message within the caller's transaction, in a
+// savepoint: what it returns holds once that commits, and an error undoes only
+// what the handler and the claim did.
+func (i *Inbox) ProcessSQLTx(ctx context.Context, tx *sql.Tx, message Message, handler SQLHandler) (Result, error) {
+	message, err := i.prepare(message)
+	if err != nil {
+		return Unprocessed, err
+	}
+	if _, err := tx.ExecContext(ctx, savepointSQL); err != nil {
+		return Unprocessed, i.explain("set a savepoint for a claim in", err)
+	}
+	released := false
+	defer func() { // also when the handler panics
+		if !released {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+			defer cancel()
+			_, _ = tx.ExecContext(ctx, rollbackSavepointSQL)
+		}
+	}()
+	result, err := i.handleSQL(ctx, tx, message, handler)
+	if err != nil || result == Duplicate {
+		return result, err
+	}
+	if _, err := tx.ExecContext(ctx, releaseSavepointSQL); err != nil {
+		return Unprocessed, i.explain("release the savepoint of a claim in", err)
+	}
+	released = true
+	return result, nil
+}
+
+// handleSQL claims the message and runs the handler.
+func (i *Inbox) handleSQL(ctx context.Context, tx *sql.Tx, message Message, handler SQLHandler) (Result, error) {
+	claim, err := tx.ExecContext(ctx, fmt.Sprintf(claimSQL, i.identifier("")), i.claimArguments(message)...)
+	if err != nil {
+		return Unprocessed, i.explain("claim in", err)
+	}
+	claimed, err := claim.RowsAffected()
+	if err != nil {
+		return Unprocessed, i.explain("claim in", err)
+	}
+	if claimed == 0 {
+		return Duplicate, nil
+	}
+	var previous []int64
+	order := i.newOrder(message)
+	if len(order.streams) > 0 {
+		previous = make([]int64, 1)
+		row := tx.QueryRowContext(ctx, fmt.Sprintf(orderSQL, i.identifier("_order")), order.arguments(i.Consumer)...)
+		if err := row.Scan(&previous[0]); err != nil {
+			return Unprocessed, i.explain("check the order with", err)
+		}
+	}
+	result := i.verdict(order.late([]Message{message}, []bool{true}, previous)[0])
+	if result.Ran() {
+		if err := handler(i.Extract(ctx, message), tx, message); err != nil {
+			return Unprocessed, err
+		}
+	}
+	if ctx.Err() != nil {
+		return Unprocessed, context.Cause(ctx)
+	}
+	return result, nil
+}
