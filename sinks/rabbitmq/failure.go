@@ -98,6 +98,12 @@ func messageRefusal(exchange, user string, m *sinks.Message, e *amqp.Error) erro
 	return r.of(fmt.Errorf("message %s to %s, routing key %q: %w", messageID(m.ID), describe(exchange), m.Destination, e))
 }
 
+// oversize is the failure of a message whose payload is larger than the broker
+// said it takes.
+func oversize(m *sinks.Message, limit int64) error {
+	return tooLarge.of(fmt.Errorf("message %s: its payload has %d bytes, the broker's max_message_size allows %d: raise that, or store less", messageID(m.ID), len(m.Payload), limit))
+}
+
 // describe names an exchange.
 func describe(exchange string) string {
 	if exchange == "" {

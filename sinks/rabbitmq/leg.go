@@ -109,6 +109,10 @@ func (c *call) send(l *leg, index int32) error {
 		c.settle(index, err)
 		return nil
 	}
+	if limit := c.session.largest(); int64(len(m.Payload)) > limit {
+		c.settle(index, oversize(m, limit))
+		return nil
+	}
 	d := &c.deliveries[index]
 	*d = delivery{call: c, index: index}
 	// Before it is sent: its outcome may arrive at once.
@@ -146,9 +150,16 @@ func (c *call) mourn(l *leg) bool {
 		for _, index := range lost { // at most one
 			c.settle(index, messageRefusal(l.exchange, user, &c.messages[index], reason))
 		}
+	case c.session.learn(reason) && slices.ContainsFunc(lost, c.isOversize):
+		// It is known what to blame, and send refuses it.
+		l.ready = append(lost, l.ready...)
 	default:
 		l.suspects = append(l.suspects, lost...)
 		slices.Sort(l.suspects)
 	}
 	return true
+}
+
+func (c *call) isOversize(index int32) bool {
+	return int64(len(c.messages[index].Payload)) > c.session.largest()
 }

@@ -1,6 +1,7 @@
 package rabbitmq
 
 import (
+	"strconv"
 	"strings"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -61,7 +62,7 @@ var rulings = map[int]ruling{
 	amqp.ResourceLocked: {"RESOURCE_LOCKED", sinks.ScopeDestination, false, reasonChannel, false,
 		"somebody else has it for himself"},
 	amqp.PreconditionFailed: {"PRECONDITION_FAILED", sinks.ScopeMessage, true, reasonRefused, false,
-		"the broker finds something in the message invalid, for example a header CC that is no list"},
+		"the broker finds something in the message invalid"},
 }
 
 var (
@@ -88,4 +89,14 @@ func judge(e *amqp.Error) ruling {
 	default:
 		return r
 	}
+}
+
+// sizeLimit returns the bound in "message size 150000 is larger than configured
+// max size 100000".
+func sizeLimit(e *amqp.Error) (int64, bool) {
+	if judge(e).reason != reasonTooLarge {
+		return 0, false
+	}
+	limit, err := strconv.ParseInt(e.Reason[strings.LastIndexByte(e.Reason, ' ')+1:], 10, 64)
+	return limit, err == nil && limit > 0
 }

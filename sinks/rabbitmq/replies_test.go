@@ -47,6 +47,19 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+func TestSizeLimit(t *testing.T) {
+	for text, want := range map[string]int64{
+		"PRECONDITION_FAILED - message size 150000 is larger than configured max size 100000":       100000,
+		"PRECONDITION_FAILED - message size 536870913 is larger than configured max size 536870912": 536870912,
+		"PRECONDITION_FAILED - message size 150000 is larger than what is allowed":                  0,
+		"PRECONDITION_FAILED - unknown delivery tag 12":                                             0,
+	} {
+		if got, ok := sizeLimit(&amqp.Error{Code: 406, Reason: text}); ok != (want > 0) || ok && got != want {
+			t.Errorf("%s: %d, %t", text, got, ok)
+		}
+	}
+}
+
 var update = flag.Bool("update", false, "write the table of codes into docs/failures.md")
 
 // TestCodesAreDocumented compares the table of the page with the one of the code.

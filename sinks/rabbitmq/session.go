@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,9 @@ type session struct {
 	changed *waiters
 	// block is why the broker does not read from us, nil while it does.
 	block *blockState
+	// bound is the size of the largest payload that the broker takes, nil until it
+	// refused one. It says so nowhere else.
+	bound atomic.Pointer[sizeBound]
 	// done is closed when the connection has ended; err is set before.
 	done chan struct{}
 	err  error
@@ -33,6 +37,15 @@ type session struct {
 	// working counts the session's goroutines; start adds to it.
 	working sync.WaitGroup
 }
+
+// sizeBound is what the broker said, and until when that is believed: it can be
+// changed while the broker runs.
+type sizeBound struct {
+	limit int64
+	until time.Time
+}
+
+const believeBound = time.Minute
 
 // blockState is shared with the stream, which exists before the session.
 type blockState struct{ reason atomic.Pointer[string] }
@@ -260,6 +273,26 @@ func (s *session) examine(question func(*amqp.Channel) error) error {
 	err = question(channel)
 	_ = channel.Close()
 	return err
+}
+
+// learn takes the bound on the size of messages from what the broker said about
+// one, and reports whether it did: what is too large is not sent then, and does
+// not cost others their channel.
+func (s *session) learn(e *amqp.Error) bool {
+	limit, ok := sizeLimit(e)
+	if ok {
+		s.bound.Store(&sizeBound{limit, time.Now().Add(believeBound)})
+	}
+	return ok
+}
+
+// largest is the size in bytes of the largest payload that the broker takes, as
+// far as that is known.
+func (s *session) largest() int64 {
+	if b := s.bound.Load(); b != nil && time.Now().Before(b.until) {
+		return b.limit
+	}
+	return math.MaxInt64
 }
 
 // broken is the failure of a talk with the broker that should have succeeded.

@@ -164,7 +164,12 @@ func check(exchange string, m *sinks.Message) error {
 		}
 	}
 	for _, header := range m.Headers {
-		if len(header.Name) > shortString {
+		switch {
+		case header.Name == "CC" || header.Name == "BCC":
+			// The broker would close the channel, and what is in flight on it be
+			// sent twice.
+			return refused(reasonInvalid, fmt.Errorf("message %s: RabbitMQ reads header %s as a list of routing keys and refuses text: give the row's header another name", messageID(m.ID), header.Name))
+		case len(header.Name) > shortString:
 			return refused(reasonTooLong, fmt.Errorf("message %s: the header name %.40q… has %d bytes, AMQP allows %d", messageID(m.ID), header.Name, len(header.Name), shortString))
 		}
 	}
