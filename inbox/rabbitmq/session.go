@@ -1,0 +1,210 @@
+package rabbitmq
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/outboxrelay/relay/inbox"
+)
+
+// session is one subscription on a connection of its own. Nothing of it
+// survives it: what is not acknowledged when it ends comes again.
+type session struct {
+	consumer   *Consumer
+	link       *link
+	channel    *amqp.Channel
+	deliveries <-chan amqp.Delivery
+	closes     chan *amqp.Error
+	cancels    chan string
+	acks       *acks
+	lanes      []chan *task
+	seed       maphash.Seed
+	next       int // the lane of the next message without key
+
+	// halted ends when no further message is to be started, because Run or
+	// the session ends. Its cause is the reason.
+	halted context.Context
+	halt   context.CancelCauseFunc
+	// settled counts what was acknowledged.
+	settled atomic.Int64
+}
+
+// task is a delivery on its way through a lane.
+type task struct {
+	delivery amqp.Delivery
+	message  inbox.Message
+	id       inbox.ID
+	// err is why the message has no id.
+	err error
+}
+
+// subscribe connects and begins to consume. Its errors name the remedy.
+func (c *Consumer) subscribe(ctx context.Context, url string) (*session, error) {
+	l, err := connect(ctx, url, c.config.Name, c.config.TLS)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{consumer: c, link: l, seed: maphash.MakeSeed()}
+	if err := l.talk(s.open); err != nil {
+		l.close()
+		return nil, err
+	}
+	for range c.config.Concurrency {
+		// The broker sends no more than Prefetch, so that no send blocks.
+		s.lanes = append(s.lanes, make(chan *task, c.config.Prefetch))
+	}
+	return s, nil
+}
+
+func (s *session) open() error {
+	config := &s.consumer.config
+	if config.Declare != nil {
+		// A declaration that the broker refuses closes its channel.
+		channel, err := s.link.connection.Channel()
+		if err != nil {
+			return s.explain("opening a channel", err)
+		}
+		if err := config.Declare(channel); err != nil {
+			return s.explain("Declare", err)
+		}
+		if err := channel.Close(); err != nil {
+			return s.explain("closing a channel", err)
+		}
+	}
+	var err error
+	if s.channel, err = s.link.connection.Channel(); err != nil {
+		return s.explain("opening a channel", err)
+	}
+	s.closes = s.channel.NotifyClose(make(chan *amqp.Error, 1))
+	s.cancels = s.channel.NotifyCancel(make(chan string, 1))
+	s.acks = newAcks(s.channel)
+	if err := s.channel.Qos(config.Prefetch, 0, false); err != nil {
+		return s.explain("setting the prefetch", err)
+	}
+	tag := config.Name
+	if len(tag) > shortString-27 {
+		tag = tag[:shortString-27]
+	}
+	s.deliveries, err = s.channel.Consume(config.Queue, tag+"-"+rand.Text(), false, config.Exclusive, false, false, config.Arguments)
+	if err != nil {
+		return s.explain("subscribing", err)
+	}
+	return nil
+}
+
+// explain names the remedy of a refused request.
+func (s *session) explain(what string, err error) error {
+	queue := s.consumer.config.Queue
+	e, _ := errors.AsType[*amqp.Error](err)
+	switch {
+	case what == "Declare":
+		return fmt.Errorf("RabbitMQ at %s: Declare: %w", s.link.address, err)
+	case e == nil:
+	case e.Code == amqp.NotFound:
+		return fmt.Errorf("RabbitMQ at %s: queue %q does not exist: create it, or set Declare (%s)", s.link.address, queue, e.Reason)
+	case e.Code == amqp.AccessRefused:
+		return fmt.Errorf("RabbitMQ at %s: queue %q cannot be read: grant read permission, or end the consumer that has it exclusively (%s)", s.link.address, queue, e.Reason)
+	case e.Code == amqp.ResourceLocked:
+		return fmt.Errorf("RabbitMQ at %s: queue %q belongs to another connection (%s)", s.link.address, queue, e.Reason)
+	}
+	return fmt.Errorf("RabbitMQ at %s: %s, queue %q: %w", s.link.address, what, queue, err)
+}
+
+// run processes messages until ctx or the subscription ends, which it says
+// why, and returns when its workers have. progress reports that something was
+// settled.
+func (s *session) run(ctx, work context.Context) (progress bool, err error) {
+	s.halted, s.halt = context.WithCancelCause(ctx)
+	defer s.halt(nil)
+	var workers sync.WaitGroup
+	for _, lane := range s.lanes {
+		workers.Go(func() { s.work(work, lane) })
+	}
+	err = s.dispatch()
+	s.halt(err)
+	workers.Wait()
+	// The end of the channel gives back what is not acknowledged, in its old
+	// place, in the same moment as it ends the consumer: no other one gets
+	// later messages first, as it would if the consumer were cancelled while
+	// its messages are still here. The broker has read every acknowledgement
+	// before it.
+	if err := s.link.talk(s.channel.Close); err != nil && ctx.Err() != nil {
+		s.consumer.logger.Warn("the connection ended before the broker had all acknowledgements: what is missing comes again and is recognised", "error", err)
+	}
+	s.link.close()
+	return s.settled.Load() > 0, err
+}
+
+// dispatch hands deliveries to the lanes until the subscription ends.
+func (s *session) dispatch() error {
+	for {
+		select {
+		case d, ok := <-s.deliveries:
+			if !ok {
+				return s.ending()
+			}
+			t := &task{delivery: d}
+			t.message, t.id, t.err = s.consumer.decode(&t.delivery)
+			s.lanes[s.lane(&t.message)] <- t
+		case <-s.halted.Done():
+			return context.Cause(s.halted)
+		}
+	}
+}
+
+// lane returns the place of the message's key.
+func (s *session) lane(m *inbox.Message) int {
+	if len(s.lanes) == 1 {
+		return 0
+	}
+	if m.Key != nil {
+		return int(maphash.Bytes(s.seed, m.Key) % uint64(len(s.lanes)))
+	}
+	// The shortest, the first one after the last one among equals.
+	best := -1
+	for i := range s.lanes {
+		lane := (s.next + i) % len(s.lanes)
+		if best < 0 || len(s.lanes[lane]) < len(s.lanes[best]) {
+			best = lane
+		}
+	}
+	s.next = best + 1
+	return best
+}
+
+// ending says why no more deliveries come.
+func (s *session) ending() error {
+	select {
+	case tag, ok := <-s.cancels:
+		if ok {
+			return fmt.Errorf("RabbitMQ at %s cancelled consumer %s: queue %q was deleted or moved to another node, or a message was not acknowledged in time", s.link.address, tag, s.consumer.config.Queue)
+		}
+	default:
+	}
+	// One of both comes before the deliveries' end, and the connection's own
+	// reason is the better one.
+	for _, reasons := range []chan *amqp.Error{s.link.gone, s.closes} {
+		select {
+		case e, ok := <-reasons:
+			if ok && e != nil {
+				return s.lost(e)
+			}
+		default:
+		}
+	}
+	return fmt.Errorf("RabbitMQ at %s: the connection was closed", s.link.address)
+}
+
+func (s *session) lost(e *amqp.Error) error {
+	if e.Code == amqp.PreconditionFailed {
+		return fmt.Errorf("RabbitMQ at %s closed the channel: %w: if a message was not acknowledged in time, lower Prefetch or HandlerTimeout, or raise the broker's consumer_timeout", s.link.address, e)
+	}
+	return fmt.Errorf("RabbitMQ at %s: the connection was lost: %w", s.link.address, e)
+}
