@@ -93,6 +93,9 @@ http: {listen: "127.0.0.1:1"}
 // commands are all there are, with the flags that they need to do something.
 var commands = [][]string{
 	{"run"}, {"migrate"}, {"check"}, {"status"}, {"prune"}, {"config", "print"}, {"healthcheck"},
+	{"parked", "list"}, {"parked", "retry", "--all", "--yes"}, {"parked", "skip", "--all", "--yes"},
+	{"dead", "list"}, {"dead", "show", "--all"}, {"dead", "retry", "--all", "--yes"}, {"dead", "discard", "--all", "--yes"},
+	{"replay", "--all", "--yes"},
 }
 
 // expect checks the exit code and that the outputs hold the words.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -40,7 +39,7 @@ was rolled back.`,
 	}
 	root.PersistentFlags().StringVar(&o.config, "config", file, "configuration file ($RELAY_CONFIG)")
 	root.AddCommand(
-		newRun(o), newMigrate(o), newCheck(o), newStatus(o), newPrune(o),
+		newRun(o), newMigrate(o), newCheck(o), newStatus(o), newParked(o), newDead(o), newReplay(o), newPrune(o),
 		newConfig(o), newHealthcheck(o), newVersion(),
 	)
 	return root
@@ -80,7 +79,9 @@ func (o *output) Set(value string) error {
 func (o *output) Type() string { return "format" }
 
 func writeJSON(w io.Writer, document any) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", "  ")
-	return failed(encoder.Encode(document))
+	text, err := marshal(document, "")
+	if err == nil {
+		_, err = fmt.Fprintln(w, text)
+	}
+	return failed(err)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/outboxrelay/relay/internal/config"
 	"github.com/outboxrelay/relay/internal/inspect"
+	"github.com/outboxrelay/relay/internal/operator"
 	"github.com/outboxrelay/relay/internal/source"
 )
 
@@ -56,8 +58,8 @@ func newStatus(o *options) *cobra.Command {
 	var format output
 	command := &cobra.Command{
 		Use:     "status",
-		Short:   "Show what is pending, per topic, and whether the sinks are up",
-		Long:    "Shows what is pending, per topic, and whether the database and the sinks are up.\nIt reads all pending rows. Exit code 1 when the outbox cannot be read.",
+		Short:   "Show what is pending, parked and dead, per topic, and whether the sinks are up",
+		Long:    "Shows what is pending, parked and dead, per topic, and whether the database and the\nsinks are up. It reads all pending rows. Exit code 1 when the outbox cannot be read.",
 		Example: "  relay status --output json",
 		Args:    cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
@@ -119,11 +121,32 @@ func readTopics(ctx context.Context, c *config.Config) ([]topicStatus, error) {
 		}
 		return nil, err
 	}
-	topics := make([]topicStatus, len(backlog))
-	for i, b := range backlog {
-		topics[i] = topicStatus{Topic: b.Topic, Pending: b.Pending, OldestPendingAge: b.OldestAge}
+	failures, err := operator.ReadFailures(ctx, conn, c.Outbox.Schema, c.Outbox.Table)
+	if err != nil {
+		if remedy := source.Explain(err).Remedy; remedy != "" {
+			err = fmt.Errorf("%w: %s", err, remedy)
+		}
+		return nil, err
 	}
-	return topics, nil
+	return mergeTopics(backlog, failures), nil
+}
+
+// mergeTopics lists the topics that have anything, by name.
+func mergeTopics(backlog []source.Backlog, failures []operator.Failures) []topicStatus {
+	merged := map[string]topicStatus{}
+	for _, b := range backlog {
+		merged[b.Topic] = topicStatus{Topic: b.Topic, Pending: b.Pending, OldestPendingAge: b.OldestAge}
+	}
+	for _, f := range failures {
+		topic := merged[f.Topic]
+		topic.Topic, topic.ParkedKeys, topic.DeadLetters = f.Topic, f.ParkedKeys, f.DeadLetters
+		merged[f.Topic] = topic
+	}
+	topics := []topicStatus{}
+	for _, name := range slices.Sorted(maps.Keys(merged)) {
+		topics = append(topics, merged[name])
+	}
+	return topics
 }
 
 func (s *status) write(w io.Writer) error {
@@ -136,7 +159,7 @@ func (s *status) write(w io.Writer) error {
 	_ = table.Flush()
 	if len(s.Topics) == 0 {
 		if s.Database.Up {
-			_, _ = fmt.Fprintln(w, "\nnothing is pending")
+			_, _ = fmt.Fprintln(w, "\nnothing is pending, parked or dead")
 		}
 		return nil
 	}
@@ -144,7 +167,7 @@ func (s *status) write(w io.Writer) error {
 	_, _ = fmt.Fprintln(table, "TOPIC\tPENDING\tOLDEST\tPARKED KEYS\tDEAD LETTERS")
 	for _, t := range s.Topics {
 		age := time.Duration(t.OldestPendingAge * float64(time.Second)).Round(time.Millisecond)
-		_, _ = fmt.Fprintf(table, "%s\t%d\t%s\t%d\t%d\n", t.Topic, t.Pending, age, t.ParkedKeys, t.DeadLetters)
+		_, _ = fmt.Fprintf(table, "%s\t%d\t%s\t%d\t%d\n", display(t.Topic), t.Pending, age, t.ParkedKeys, t.DeadLetters)
 	}
 	return failed(table.Flush())
 }

@@ -22,12 +22,44 @@ func TestWrongCommandLines(t *testing.T) {
 		{words{"migrate", "--only", "everything", "--config", file}, "--only everything"},
 		{words{"migrate", "--print", "--dry-run", "--config", file}, "[dry-run print]"},
 		{words{"healthcheck", "--timeout", "soon"}, "invalid argument"},
+		{words{"parked", "frobnicate"}, `unknown command "frobnicate"`},
+		{words{"parked", "list", "--limit", "-1", "--config", file}, "must not be negative"},
+		{words{"parked", "retry", "--yes", "--config", file}, "nothing is selected"},
+		{words{"parked", "skip", "--topic", "t", "--yes", "--config", file}, "--topic and --key go together"},
+		{words{"parked", "skip", "--key", "", "--yes", "--config", file}, "--topic and --key go together"},
+		{words{"parked", "skip", "--topic", "", "--key", "k", "--yes", "--config", file}, "--topic is empty"},
+		{words{"parked", "retry", "--all", "--topic", "t", "--key", "k", "--yes", "--config", file}, "too much is selected"},
+		{words{"parked", "retry", "--all", "--message-id", someID, "--yes", "--config", file}, "too much is selected"},
+		{words{"parked", "retry", "--message-id", "4711", "--yes", "--config", file}, "message id 4711 is not a UUID"},
+		{words{"parked", "retry", someID, "--yes", "--config", file}, "unknown command"},
+		{words{"parked", "retry", "--all", "--config", file}, "use --yes"},
+		{words{"parked", "skip", "--all", "--config", file}, "use --yes"},
+		{words{"dead", "frobnicate"}, `unknown command "frobnicate"`},
+		{words{"dead", "show", "--config", file}, "nothing is selected"},
+		{words{"dead", "show", "--all", "--payload", "hex", "--config", file}, "must be text or raw"},
+		{words{"dead", "show", "--all", "--payload", "raw", "--output", "json", "--config", file}, "exclude each other"},
+		{words{"dead", "retry", "\x1b[2J", "--yes", "--config", file}, `message id "\x1b[2J" is not a UUID`},
+		{words{"dead", "retry", someID, "--all", "--yes", "--config", file}, "too much is selected"},
+		{words{"dead", "discard", "--topic", "t", "--all", "--yes", "--config", file}, "too much is selected"},
+		{words{"dead", "retry", someID, "--config", file}, "use --yes"},
+		{words{"dead", "discard", "--topic", "t", "--config", file}, "use --yes"},
+		{words{"replay", "--yes", "--config", file}, "nothing is selected"},
+		{words{"replay", "--all", "--topic", "t", "--yes", "--config", file}, "exclude each other"},
+		{words{"replay", "--topic", "t", "--since", "yesterday", "--yes", "--config", file}, "--since yesterday: must be a time"},
+		{words{"replay", "--topic", "t", "--until", "-1h", "--yes", "--config", file}, "--until -1h: must be a time"},
+		{words{"replay", "--topic", "t", "--since", "1h", "--until", "2h", "--yes", "--config", file}, "does not lie before"},
+		{words{"replay", "--topic", "t", "--limit", "0", "--yes", "--config", file}, "at least 1"},
+		{words{"replay", "--message-id", "x", "--yes", "--config", file}, "message id x is not a UUID"},
+		{words{"replay", "--topic", "t", "--config", file}, "use --yes"},
+		{words{"replay", "--topic", "t", "--yes", "--config", write(t, minimal+"outbox: {on_published: delete}\n")}, "on_published is delete"},
 	} {
 		t.Run(strings.Join(test.arguments, " "), func(t *testing.T) {
 			execute(t, test.arguments...).expect(t, 2, nil, words{"relay: ", test.says})
 		})
 	}
 }
+
+const someID = "0198f2c4-7b1e-7c3a-9d55-0a1b2c3d4e5f"
 
 func TestMissingFile(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "no-such.yaml")
@@ -88,8 +120,11 @@ func TestHelpEverywhereHasAnExample(t *testing.T) {
 }
 
 func TestEveryListingCommandHasJSON(t *testing.T) {
-	for _, name := range []string{"check", "status", "version"} {
-		command, _, err := newRoot().Find(words{name})
+	for _, name := range []string{
+		"check", "status", "version", "parked list", "parked retry", "parked skip",
+		"dead list", "dead show", "dead retry", "dead discard", "replay",
+	} {
+		command, _, err := newRoot().Find(strings.Fields(name))
 		if err != nil {
 			t.Fatal(err)
 		}
