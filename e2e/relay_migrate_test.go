@@ -72,7 +72,7 @@ func TestMigrateFromFourProcessesAtOnce(t *testing.T) {
 		if result.Code != 0 {
 			t.Errorf("migrate beside others: %s", result)
 		}
-		applied += strings.Count(result.Stdout, "applied: 1 ")
+		applied += strings.Count(result.Stdout, "applied: 1 outbox")
 	}
 	if applied != 1 {
 		t.Errorf("the first migration was applied %d times, want once", applied)

@@ -83,9 +83,10 @@ func (t Target) applied(ctx context.Context, conn *pgx.Conn) ([]int, error) {
 	return pgx.CollectRows(rows, pgx.RowTo[int])
 }
 
-// lockSQL makes two migrators of one outbox wait for each other until commit.
+// lockSQL makes two migrators of one schema wait for each other until commit:
+// they may both have to make it, whichever tables are theirs.
 func (t Target) lockSQL() string {
-	return `SELECT pg_advisory_xact_lock(hashtextextended(` + literal("outbox-relay:migrate:"+t.identifier("")) + `, 0))`
+	return `SELECT pg_advisory_xact_lock(hashtextextended(` + literal("outbox-relay:migrate:"+pgx.Identifier{t.Schema}.Sanitize()) + `, 0))`
 }
 
 // prepareSQL makes the schema and the table of records where they are missing.
@@ -122,7 +123,7 @@ func explain(err error, t Target) error {
 	}
 	switch pgErr.Code {
 	case "42P07": // duplicate_table
-		return fmt.Errorf("%w: it exists but %s does not record who made it; rename it, or set outbox.schema or outbox.table to another name", err, t.identifier("_migrations"))
+		return fmt.Errorf("%w: it exists but %s does not record who made it; rename it, or set %[3]s.schema or %[3]s.table to another name", err, t.identifier("_migrations"), t.set())
 	case "42501": // insufficient_privilege
 		return fmt.Errorf("%w: run the migration as the owner of schema %s, or GRANT CREATE ON SCHEMA %[2]s to this user", err, pgx.Identifier{t.Schema}.Sanitize())
 	case "25006": // read_only_sql_transaction

@@ -1,14 +1,15 @@
-// Package migrations holds the relay's database schema as forward-only SQL,
-// and applies it.
+// Package migrations holds the database schema as forward-only SQL, in one set
+// for the outbox and one for the inbox, and applies it.
 //
 // Each migration runs in a transaction of its own, under an advisory lock that
 // is taken for the transaction (so it works through a pooler), and is recorded
-// in that transaction in the table <outbox>_migrations. Applying twice, or
+// in that transaction in the table <table>_migrations. Applying twice, or
 // from two places at once, does nothing the second time. A released migration
 // never changes.
 package migrations
 
 import (
+	"cmp"
 	"embed"
 	"fmt"
 	"io"
@@ -20,7 +21,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-//go:embed outbox/*.sql
+//go:embed outbox/*.sql inbox/*.sql
 var files embed.FS
 
 // Migration is one step of a schema.
@@ -31,10 +32,23 @@ type Migration struct {
 	SQL string
 }
 
-// Target names the outbox table that a schema is made for.
+// Set names migrations that belong together; each set has a folder.
+type Set string
+
+// The sets.
+const (
+	Outbox Set = "outbox"
+	Inbox  Set = "inbox"
+)
+
+// Target names the table that a schema is made for.
 type Target struct {
 	Schema, Table string
+	// Set is what the table is; empty means Outbox.
+	Set Set
 }
+
+func (t Target) set() Set { return cmp.Or(t.Set, Outbox) }
 
 // names is what the SQL templates see: identifiers, quoted.
 type names struct {
@@ -52,7 +66,7 @@ func (n names) Outbox() string { return n.target.identifier("") }
 // Publish is the SQL function's name with its schema.
 func (n names) Publish() string { return n.target.identifier("_publish") }
 
-// Table is the outbox's name and a suffix, with its schema.
+// Table is the table's name and a suffix, with its schema.
 func (n names) Table(suffix string) string { return n.target.identifier(suffix) }
 
 // Name is the table's name and a suffix, without the schema.
@@ -62,7 +76,8 @@ func (n names) Name(suffix string) string {
 
 // Migrations returns all steps for the target in ascending version.
 func (t Target) Migrations() ([]Migration, error) {
-	entries, err := fs.ReadDir(files, "outbox") // sorted by name
+	folder := string(t.set())
+	entries, err := fs.ReadDir(files, folder) // sorted by name
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +92,7 @@ func (t Target) Migrations() ([]Migration, error) {
 		if err != nil {
 			return nil, fmt.Errorf("migration file %s: its name must begin with a number: %w", entry.Name(), err)
 		}
-		parsed, err := template.ParseFS(files, "outbox/"+entry.Name())
+		parsed, err := template.ParseFS(files, folder+"/"+entry.Name())
 		if err != nil {
 			return nil, err
 		}
@@ -99,11 +114,16 @@ func (t Target) Print(w io.Writer) error {
 		return err
 	}
 	for _, m := range migrations {
-		_, err := fmt.Fprintf(w, "-- Outbox Relay: migration %d (%s)\nBEGIN;\n%s;\n%s;\n\n%s\n%s;\nCOMMIT;\n\n",
-			m.Version, m.Name, t.lockSQL(), t.prepareSQL(), m.SQL, t.recordSQL(m))
+		_, err := fmt.Fprintf(w, "-- Outbox Relay: migration %d (%s) of %s\nBEGIN;\n%s;\n%s;\n\n%s\n%s;\nCOMMIT;\n\n",
+			m.Version, m.Name, printable(t.identifier("")), t.lockSQL(), t.prepareSQL(), m.SQL, t.recordSQL(m))
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// printable is a name that cannot end the comment it stands in.
+func printable(name string) string {
+	return strings.NewReplacer("\n", " ", "\r", " ").Replace(name)
 }

@@ -18,63 +18,86 @@ func newMigrate(o *options) *cobra.Command {
 	var print, dryRun bool
 	command := &cobra.Command{
 		Use:   "migrate",
-		Short: "Create or upgrade the outbox table",
+		Short: "Create or upgrade the outbox and inbox tables",
 		Long: `Applies pending migrations, each in a transaction of its own. Running it twice, or
 from two places at once, does no harm.`,
 		Example: `  relay migrate
   relay migrate --dry-run
+  relay migrate --only inbox
   relay migrate --print | psql "$DATABASE_URL"`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			if only != "" && only != "outbox" {
-				return fmt.Errorf("--only %s: this version has migrations for outbox only", only)
+			switch migrations.Set(only) {
+			case "", migrations.Outbox, migrations.Inbox:
+			default:
+				return fmt.Errorf("--only %s: must be %s or %s", only, migrations.Outbox, migrations.Inbox)
 			}
 			c, err := o.load()
 			if err != nil {
 				return err
 			}
-			target := migrations.Target{Schema: c.Outbox.Schema, Table: c.Outbox.Table}
+			targets := targetsOf(c, migrations.Set(only))
 			if print {
-				return failed(target.Print(command.OutOrStdout()))
+				for _, target := range targets {
+					if err := target.Print(command.OutOrStdout()); err != nil {
+						return failed(err)
+					}
+				}
+				return nil
 			}
-			return failed(migrate(command.Context(), c, target, dryRun, command.OutOrStdout()))
+			return failed(migrate(command.Context(), c, targets, dryRun, command.OutOrStdout()))
 		},
 	}
-	command.Flags().StringVar(&only, "only", "", "apply only these migrations: outbox")
+	command.Flags().StringVar(&only, "only", "", "apply only these migrations: outbox or inbox")
 	command.Flags().BoolVar(&print, "print", false, "write the SQL of all migrations to stdout and touch nothing")
 	command.Flags().BoolVar(&dryRun, "dry-run", false, "name what is pending and touch nothing")
 	command.MarkFlagsMutuallyExclusive("print", "dry-run")
 	return command
 }
 
-func migrate(ctx context.Context, c *config.Config, target migrations.Target, dryRun bool, w io.Writer) error {
+// targetsOf are the tables that are migrated: both, or the only one.
+func targetsOf(c *config.Config, only migrations.Set) []migrations.Target {
+	outbox := migrations.Target{Schema: c.Outbox.Schema, Table: c.Outbox.Table, Set: migrations.Outbox}
+	inbox := migrations.Target{Schema: c.Inbox.Schema, Table: c.Inbox.Table, Set: migrations.Inbox}
+	switch only {
+	case migrations.Outbox:
+		return []migrations.Target{outbox}
+	case migrations.Inbox:
+		return []migrations.Target{inbox}
+	}
+	return []migrations.Target{outbox, inbox}
+}
+
+func migrate(ctx context.Context, c *config.Config, targets []migrations.Target, dryRun bool, w io.Writer) error {
 	conn, err := connect(ctx, c)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	if dryRun {
-		pending, err := target.Pending(ctx, conn)
-		if err != nil {
+	found := 0
+	report := func(word string) func(migrations.Migration) {
+		return func(m migrations.Migration) {
+			found++
+			_, _ = fmt.Fprintf(w, "%s: %d %s\n", word, m.Version, m.Name)
+		}
+	}
+	for _, target := range targets {
+		if dryRun {
+			pending, err := target.Pending(ctx, conn)
+			if err != nil {
+				return err
+			}
+			for _, m := range pending {
+				report("pending")(m)
+			}
+		} else if err := target.Apply(ctx, conn, report("applied")); err != nil {
 			return err
 		}
-		for _, m := range pending {
-			_, _ = fmt.Fprintf(w, "pending: %d %s\n", m.Version, m.Name)
-		}
-		if len(pending) == 0 {
-			_, _ = fmt.Fprintln(w, "nothing is pending")
-		}
-		return nil
 	}
-	applied := 0
-	err = target.Apply(ctx, conn, func(m migrations.Migration) {
-		applied++
-		_, _ = fmt.Fprintf(w, "applied: %d %s\n", m.Version, m.Name)
-	})
-	if err == nil && applied == 0 {
+	if found == 0 {
 		_, _ = fmt.Fprintln(w, "nothing is pending")
 	}
-	return err
+	return nil
 }
 
 // connect opens one connection for a command. Its error names the remedy.

@@ -107,7 +107,7 @@ func TestHealthcheck(t *testing.T) {
 }
 
 func TestPruneNeedsARetention(t *testing.T) {
-	execute(t, "prune", "--config", write(t, minimal+"outbox: {retention: 0s}\n")).expect(t, 2, nil, words{"outbox.retention is 0"})
+	execute(t, "prune", "--config", write(t, minimal+"outbox: {retention: 0s}\ninbox: {retention: 0s}\n")).expect(t, 2, nil, words{"outbox.retention and inbox.retention are 0"})
 }
 
 func TestRunRefusesATakenAddress(t *testing.T) {

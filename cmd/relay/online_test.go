@@ -59,6 +59,26 @@ func TestMigrateCommand(t *testing.T) {
 	execute(t, "migrate", "--dry-run", "--config", file).expect(t, 0, words{"nothing is pending"}, nil)
 }
 
+func TestMigrateOnlyTheInbox(t *testing.T) {
+	db := pgtest.New(t)
+	file := configure(t, db)
+	dry := execute(t, "migrate", "--only", "inbox", "--dry-run", "--config", file)
+	dry.expect(t, 0, words{"pending: 1 inbox"}, nil)
+	if strings.Contains(dry.stdout, "outbox") {
+		t.Errorf("--only inbox speaks of the outbox\n%s", dry)
+	}
+	execute(t, "migrate", "--only", "inbox", "--config", file).expect(t, 0, words{"applied: 1 inbox"}, nil)
+	if n := db.Int(t, `SELECT count(*) FROM pg_class WHERE relname LIKE 'outbox%'`); n != 0 {
+		t.Error("--only inbox made an outbox")
+	}
+	execute(t, "migrate", "--only", "inbox", "--config", file).expect(t, 0, words{"nothing is pending"}, nil)
+	both := execute(t, "migrate", "--dry-run", "--config", file)
+	both.expect(t, 0, words{"pending: 1 outbox"}, nil)
+	if strings.Contains(both.stdout, "inbox") {
+		t.Errorf("the inbox is pending still\n%s", both)
+	}
+}
+
 func TestStatusDocument(t *testing.T) {
 	db := pgtest.NewOutbox(t)
 	db.Exec(t, `INSERT INTO outbox (topic, key, created_at) SELECT 'orders', 'k', now() - interval '1 hour' FROM generate_series(1, 3)`,
@@ -142,4 +162,38 @@ func TestPruneCommand(t *testing.T) {
 	if n := db.Int(t, `SELECT count(*) FROM outbox`); n != 2 {
 		t.Errorf("%d rows are left, want 2", n)
 	}
+}
+
+// insertInbox makes an inbox with rows that are too old, and with one that is
+// not.
+func insertInbox(t *testing.T, db *pgtest.Database, file string) {
+	t.Helper()
+	execute(t, "migrate", "--only", "inbox", "--config", file).expect(t, 0, words{"applied: 1 inbox"}, nil)
+	db.Exec(t, `INSERT INTO inbox (consumer, message_id, processed_at) SELECT 'mail', gen_random_uuid(), now() - interval '8 days' FROM generate_series(1, 40)`,
+		`INSERT INTO inbox (consumer, message_id, processed_at) VALUES ('mail', gen_random_uuid(), now() - interval '6 days')`)
+}
+
+func TestPruneInbox(t *testing.T) {
+	db := pgtest.NewOutbox(t)
+	file := configure(t, db)
+	insertInbox(t, db, file)
+	execute(t, "prune", "--config", file).expect(t, 0, words{"removed 0 published rows", "removed 40 inbox rows older than 168h0m0s"}, nil)
+	if n := db.Int(t, `SELECT count(*) FROM inbox`); n != 1 {
+		t.Errorf("%d inbox rows are left, want 1", n)
+	}
+}
+
+func TestPruneWhereThereIsNoOutbox(t *testing.T) {
+	db := pgtest.New(t)
+	file := configure(t, db)
+	execute(t, "prune", "--config", file).expect(t, 1, nil, words{"outbox", "relay migrate"})
+	insertInbox(t, db, file)
+	execute(t, "prune", "--config", file).expect(t, 0, words{"removed 40 inbox rows"}, nil)
+}
+
+func TestPruneWhatIsKeptForEver(t *testing.T) {
+	db := pgtest.New(t)
+	text := fmt.Sprintf("database: {url: %q}\nsinks: {main: {kafka: {brokers: [\"127.0.0.1:1\"]}}}\n", db.URL)
+	outbox := write(t, text+"outbox: {retention: 0s}\n")
+	execute(t, "prune", "--config", outbox).expect(t, 0, words{"there is no inbox here"}, nil)
 }

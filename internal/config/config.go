@@ -15,6 +15,7 @@ import (
 type Config struct {
 	Database        Database        `yaml:"database"`
 	Outbox          Outbox          `yaml:"outbox"`
+	Inbox           Inbox           `yaml:"inbox"`
 	Sinks           map[string]Sink `yaml:"sinks"`
 	Routes          []Route         `yaml:"routes"`
 	Failures        Failures        `yaml:"failures"`
@@ -59,6 +60,14 @@ type Outbox struct {
 	PollInterval   time.Duration `yaml:"poll_interval"`
 	Notify         bool          `yaml:"notify"`
 	PublishTimeout time.Duration `yaml:"publish_timeout"`
+}
+
+// Inbox is the table of the consumers' library, for the commands that migrate
+// and prune it.
+type Inbox struct {
+	Schema    string        `yaml:"schema"`
+	Table     string        `yaml:"table"`
+	Retention time.Duration `yaml:"retention"`
 }
 
 // Sink is one broker: exactly one of its fields is set.

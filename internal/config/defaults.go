@@ -28,6 +28,7 @@ func Default() *Config {
 			Notify:         true,
 			PublishTimeout: 30 * time.Second,
 		},
+		Inbox: Inbox{Schema: "public", Table: "inbox", Retention: 7 * 24 * time.Hour},
 		Failures: Failures{
 			Policy:      "park",
 			MaxAttempts: 5,

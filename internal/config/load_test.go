@@ -98,6 +98,7 @@ func TestDefaultsOfTheContract(t *testing.T) {
 			Schema: "public", Table: "outbox", Mode: "poll", Ordering: "key", OnPublished: "mark", Retention: 24 * time.Hour,
 			BatchSize: 1000, Workers: 4, PollInterval: 100 * time.Millisecond, Notify: true, PublishTimeout: 30 * time.Second,
 		},
+		Inbox: Inbox{Schema: "public", Table: "inbox", Retention: 168 * time.Hour},
 		Sinks: map[string]Sink{"main": {Kafka: &kafkaSink}, "mail": {RabbitMQ: &rabbitSink}},
 		Routes: []Route{
 			{Match: Match{"a", "*"}, Sink: "mail", Destination: "{topic}", OnFailure: "park"},

@@ -35,6 +35,7 @@ const (
 func (d *document) validate(c *Config) {
 	d.validateDatabase(c)
 	d.validateOutbox(c.Outbox)
+	d.validateInbox(c)
 	d.validateSinks(c)
 	d.validateRoutes(c)
 	d.validateFailures(c.Failures)
@@ -76,6 +77,14 @@ func (d *document) validateOutbox(o Outbox) {
 	d.integer("outbox.workers", o.Workers, 1, maxWorkers)
 	d.duration("outbox.poll_interval", o.PollInterval, time.Millisecond, time.Hour)
 	d.duration("outbox.publish_timeout", o.PublishTimeout, 100*time.Millisecond, 10*time.Minute)
+}
+
+func (d *document) validateInbox(c *Config) {
+	d.identifier("inbox.schema", c.Inbox.Schema, maxSchemaName)
+	d.identifier("inbox.table", c.Inbox.Table, maxTableName)
+	if c.Inbox.Schema == c.Outbox.Schema && c.Inbox.Table == c.Outbox.Table {
+		d.errorf("inbox.table", "%s is the outbox's name too; give one of them another schema or table", d.show("inbox.table", c.Inbox.Table))
+	}
 }
 
 func (d *document) validateFailures(f Failures) {

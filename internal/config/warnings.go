@@ -2,9 +2,9 @@ package config
 
 import "fmt"
 
-// Warnings names what is set and yet not done by this version, in the file's
-// order, each beginning with its path. Unlike what validation refuses it does no
-// harm: a refused message is kept and tried again, whatever the policy.
+// Warnings names what is set and yet not done by this version, or hardly meant,
+// each beginning with its path. Unlike what validation refuses it does no harm
+// at once: a refused message is kept and tried again, whatever the policy.
 func (c *Config) Warnings() []string {
 	var warnings []string
 	warn := func(path, policy string) {
@@ -19,5 +19,8 @@ func (c *Config) Warnings() []string {
 		}
 	}
 	warn("failures.policy", general)
+	if c.Inbox.Retention > 0 && c.Inbox.Retention < c.Outbox.Retention {
+		warnings = append(warnings, fmt.Sprintf("inbox.retention: %s is shorter than outbox.retention, %s: a message that is replayed after that is processed again", c.Inbox.Retention, c.Outbox.Retention))
+	}
 	return warnings
 }
