@@ -1,6 +1,12 @@
 package inbox
 
-import "time"
+import (
+	"cmp"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
 
 // Header is a header of a Kafka record.
 type Header struct {
@@ -23,22 +29,166 @@ type Properties struct {
 type Decoder struct {
 	// IDHeader names the header that a foreign producer identifies its
 	// messages by. For RabbitMQ it may also be "message_id" or
-	// "correlation_id", which are the properties, where there is no header of
-	// that name. A value that is not a UUID becomes one by IDFrom, out of the
-	// message's topic and the value. A message without this header has an id
-	// all the same if it has one of the relay's.
+	// "correlation_id", the properties, unless there is a header of that name.
+	// A value that is not a UUID becomes one: IDFrom the topic, a line feed and
+	// the value, in Namespace. A message without this header is identified as
+	// one of the relay's.
 	IDHeader string
-	// Namespace is IDFrom's for such values. Zero means a fixed one.
+	// Namespace is IDFrom's for such values. Zero means ForeignIDs.
 	Namespace ID
 }
 
-// Kafka fills in ID, Type, ContentType, Sequence, Time, Replayed, Headers and,
-// where the record had none, Key, from the headers of a record. Set Topic
-// before. When a name is there twice, the last one counts.
+// ForeignIDs is the namespace of ids that are not UUIDs, unless a Decoder has
+// one of its own.
+var ForeignIDs = ID{0x9c, 0x0d, 0x6b, 0x5a, 0x4f, 0x6e, 0x4b, 0x0b, 0x8e, 0x31, 0x7a, 0xd2, 0x5c, 0x64, 0xe1, 0x2f}
+
+// Names of headers and prefixes, as docs/wire.md has them.
+const (
+	headerID       = "message-id"
+	headerType     = "message-type"
+	headerSequence = "message-sequence"
+	headerTime     = "message-time"
+	headerContent  = "content-type"
+	headerKey      = "message-key"
+	headerReplayed = "message-replayed"
+
+	debeziumID   = "id"
+	debeziumType = "eventType"
+)
+
+// cloudEvents are the prefixes of CloudEvents' attributes: Kafka's, AMQP's, and
+// AMQP's as older versions of the specification had it.
+var cloudEvents = [...]string{"ce_", "cloudEvents_", "cloudEvents:"}
+
+// Kafka fills in ID, Type, ContentType, Sequence, Time, Replayed and Headers
+// from a record's headers; Key too where it is nil and a CloudEvent has a
+// subject. Set Topic before, since ids of foreign producers contain it. Where a
+// name is there twice the last one counts, and a value that is not UTF-8 is
+// made so.
+//
+// It never fails: what cannot be read is left as it is. A message without an
+// id is refused by Process, with an error that says what was found instead.
 func (d Decoder) Kafka(message *Message, headers []Header) {
+	texts := make(map[string]string, len(headers))
+	for _, h := range headers {
+		texts[strings.ToValidUTF8(h.Name, "\uFFFD")] = strings.ToValidUTF8(string(h.Value), "\uFFFD")
+	}
+	d.decode(message, Properties{}, texts)
 }
 
-// RabbitMQ does so from a message's properties and headers, which are of the
-// types that AMQP has. Set Topic before.
+// RabbitMQ fills in the same from a message's properties and headers, which
+// are of AMQP's types: text is as it is, numbers are decimal, times RFC 3339,
+// tables and arrays as fmt prints them. A style's header goes before a
+// property, and Key is the header message-key.
 func (d Decoder) RabbitMQ(message *Message, properties Properties, headers map[string]any) {
+	texts := make(map[string]string, len(headers))
+	for name, value := range headers {
+		texts[name] = amqpText(value)
+	}
+	if key, ok := texts[headerKey]; ok {
+		message.Key = []byte(key)
+	}
+	d.decode(message, properties, texts)
+}
+
+func amqpText(value any) string {
+	switch value := value.(type) {
+	case nil:
+		return ""
+	case string:
+		return strings.ToValidUTF8(value, "\uFFFD")
+	case []byte:
+		return strings.ToValidUTF8(string(value), "\uFFFD")
+	case time.Time:
+		return value.UTC().Format(time.RFC3339Nano)
+	}
+	return fmt.Sprint(value)
+}
+
+func (d Decoder) decode(message *Message, properties Properties, headers map[string]string) {
+	message.Headers = headers
+	ce := func(string) (string, bool) { return "", false }
+	for _, prefix := range cloudEvents {
+		if _, ok := headers[prefix+"specversion"]; ok {
+			ce = func(attribute string) (string, bool) {
+				value, ok := headers[prefix+attribute]
+				return value, ok
+			}
+			break
+		}
+	}
+
+	d.identify(message, properties, ce)
+	eventType, _ := ce("type")
+	dataType, _ := ce("datacontenttype")
+	message.Type = cmp.Or(headers[headerType], eventType, headers[debeziumType], properties.Type)
+	message.ContentType = cmp.Or(headers[headerContent], dataType, properties.ContentType)
+	message.Replayed = headers[headerReplayed] == "true"
+	message.Sequence = 0
+	if sequence, err := strconv.ParseInt(headers[headerSequence], 10, 64); err == nil && sequence > 0 {
+		message.Sequence = sequence
+	}
+	message.Time = properties.Timestamp
+	eventTime, _ := ce("time")
+	if at, err := time.Parse(time.RFC3339Nano, cmp.Or(headers[headerTime], eventTime)); err == nil {
+		message.Time = at
+	}
+	if subject, ok := ce("subject"); ok && message.Key == nil {
+		message.Key = []byte(subject)
+	}
+}
+
+// identify sets the message's ID, or notes why it has none.
+func (d Decoder) identify(message *Message, properties Properties, ce func(string) (string, bool)) {
+	message.ID, message.badID = ID{}, nil
+	if value, ok := d.foreign(message.Headers, properties); ok {
+		id, err := ParseID(value)
+		if err != nil {
+			namespace := d.Namespace
+			if namespace.IsZero() {
+				namespace = ForeignIDs
+			}
+			id = IDFrom(namespace, message.Topic+"\n"+value)
+		}
+		message.ID = id
+		return
+	}
+	event, _ := ce("id")
+	for _, candidate := range [...]struct {
+		name, value string
+	}{
+		{"header " + headerID, message.Headers[headerID]},
+		{"CloudEvents' id", event},
+		{"property message_id", properties.MessageID},
+		{"header " + debeziumID, message.Headers[debeziumID]},
+	} {
+		if candidate.value == "" {
+			continue
+		}
+		id, err := ParseID(candidate.value)
+		if err == nil {
+			message.ID, message.badID = id, nil
+			return
+		}
+		if message.badID == nil {
+			message.badID = fmt.Errorf("%s is %s, not a UUID", candidate.name, quote(candidate.value))
+		}
+	}
+}
+
+// foreign is the value of IDHeader.
+func (d Decoder) foreign(headers map[string]string, properties Properties) (string, bool) {
+	if d.IDHeader == "" {
+		return "", false
+	}
+	value := headers[d.IDHeader]
+	if value == "" {
+		switch d.IDHeader {
+		case "message_id":
+			value = properties.MessageID
+		case "correlation_id":
+			value = properties.CorrelationID
+		}
+	}
+	return value, value != ""
 }
