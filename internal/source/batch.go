@@ -87,6 +87,9 @@ func (b *rowBatch) Settle(ctx context.Context, published func(i int) bool) error
 	if err == nil && results[1].CommandTag.String() != "COMMIT" {
 		err = fmt.Errorf("the server answered %s to COMMIT", results[1].CommandTag)
 	}
+	if pgconn.Timeout(err) {
+		b.claimer.pool.Reset() // see Claim
+	}
 	if err != nil {
 		return fmt.Errorf("mark %d rows of %s: %w", len(b.ids), b.claimer.statements.outbox, err)
 	}

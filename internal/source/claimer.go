@@ -149,6 +149,11 @@ func (c *Claimer) Claim(ctx context.Context, exclude Exclusion) (Batch, error) {
 	}
 	batch, err := c.claim(ctx, conn, exclude)
 	if batch == nil {
+		if pgconn.Timeout(err) {
+			// A connection that swallows everything is not alone in that: each of the
+			// pool's would take as long to find out about.
+			c.pool.Reset()
+		}
 		if isStale(err) {
 			_ = conn.Conn().PgConn().Close(ctx) // the next connection prepares them anew
 		}
