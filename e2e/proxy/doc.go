@@ -26,5 +26,6 @@
 // A connection that lost bytes can never go on: Pass cuts it. Bytes that came
 // before a stall go on after it.
 //
-// Cut, CutAfter and DropAnswer break single connections in the state Pass.
+// Cut and HalfOpen break the connections that there are, CutAfter and DropAnswer
+// a single one, while new ones pass.
 package proxy

@@ -140,6 +140,18 @@ func (p *Proxy) Swallow(direction Direction) {
 	p.become(s)
 }
 
+// HalfOpen swallows, from now on, all bytes of the connections that there are,
+// and returns how many that is. New ones pass, so that a client which finds out
+// by itself can go on; nobody tells it.
+func (p *Proxy) HalfOpen() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for l := range p.links {
+		l.lost, l.deaf = true, [2]bool{true, true}
+	}
+	return len(p.links)
+}
+
 // Delay makes every byte arrive so much later, until Pass.
 func (p *Proxy) Delay(delay time.Duration) { p.become(state{delay: delay}) }
 

@@ -236,6 +236,25 @@ func TestFreezeLosesEverything(t *testing.T) {
 	idle.answered(3)
 }
 
+func TestHalfOpen(t *testing.T) {
+	s, p := start(t)
+	c := dial(t, p)
+	c.request(5)
+	s.got(t, 5)
+	c.answered(5)
+	if n := p.HalfOpen(); n != 1 {
+		t.Errorf("%d connections are half open, want 1", n)
+	}
+	c.request(9)
+	s.gotNothing(t)
+	c.silent()
+	again := dial(t, p)
+	again.request(7)
+	again.answered(7)
+	pass(t, p)
+	c.reset()
+}
+
 func TestSwallowAnswers(t *testing.T) {
 	s, p := start(t)
 	c := dial(t, p)

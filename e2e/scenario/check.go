@@ -1,8 +1,11 @@
 package scenario
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/outboxrelay/relay/outbox"
@@ -38,6 +41,9 @@ type Check struct {
 	Undone  map[outbox.UUID]string
 	Records []Record
 	Order   Order
+	// Repartitioned: topics were given more partitions, so that the later
+	// messages of a key may be in another one than the earlier.
+	Repartitioned bool
 	// MaxDuplicates is the bound of D.
 	MaxDuplicates int
 }
@@ -63,7 +69,7 @@ func (c Check) Run() Findings {
 		rows[row.MessageID] = row
 	}
 	seen := make(map[outbox.UUID]Record, len(c.Records))
-	order := newOrderCheck(c.Order)
+	order := newOrderCheck(c.Order, c.Repartitioned)
 	var again []string
 	for _, record := range c.Records {
 		if first, ok := seen[record.MessageID]; ok {
@@ -82,6 +88,9 @@ func (c Check) Run() Findings {
 		if offence := order.next(row, record); offence != "" {
 			f.add('O', "%s: %s", describe(record), offence)
 		}
+	}
+	for _, offence := range order.moves() {
+		f.add('O', "%s", offence)
 	}
 	for _, row := range c.Committed {
 		if _, ok := seen[row.MessageID]; !ok {
@@ -120,12 +129,22 @@ func (row Row) difference(record Record) string {
 
 // orderCheck follows the first occurrences.
 type orderCheck struct {
-	order  Order
-	latest map[string]Record
+	order         Order
+	repartitioned bool
+	latest        map[string]Record
+	// spans are the ids of each sequence in each partition, where those may
+	// change.
+	spans map[string]map[int]span
 }
 
-func newOrderCheck(order Order) *orderCheck {
-	return &orderCheck{order: order, latest: map[string]Record{}}
+// span is the lowest and the highest id of a sequence in a partition.
+type span struct {
+	partition       int
+	lowest, highest int64
+}
+
+func newOrderCheck(order Order, repartitioned bool) *orderCheck {
+	return &orderCheck{order: order, repartitioned: repartitioned, latest: map[string]Record{}, spans: map[string]map[int]span{}}
 }
 
 // next says what is wrong with the place of the record.
@@ -137,7 +156,12 @@ func (o *orderCheck) next(row Row, record Record) string {
 	if o.order == OrderTotal {
 		sequence = ""
 	}
-	last, ok := o.latest[sequence]
+	place := sequence
+	if o.repartitioned {
+		place += "\x00" + strconv.Itoa(record.Partition)
+		o.extend(sequence, record.Partition, row.ID)
+	}
+	last, ok := o.latest[place]
 	if ok && last.Partition != record.Partition {
 		return "its key is in partition " + fmt.Sprint(last.Partition) + " too, " + last.Where
 	}
@@ -145,8 +169,36 @@ func (o *orderCheck) next(row Row, record Record) string {
 		return fmt.Sprintf("came after id %d, %s", last.Sequence, last.Where)
 	}
 	record.Sequence = row.ID
-	o.latest[sequence] = record
+	o.latest[place] = record
 	return ""
+}
+
+func (o *orderCheck) extend(sequence string, partition int, id int64) {
+	if o.spans[sequence] == nil {
+		o.spans[sequence] = map[int]span{}
+	}
+	s, ok := o.spans[sequence][partition]
+	if !ok {
+		s = span{partition, id, id}
+	}
+	s.lowest, s.highest = min(s.lowest, id), max(s.highest, id)
+	o.spans[sequence][partition] = s
+}
+
+// moves says which keys went from one partition to another other than once and
+// for good: consumers of a topic that was given more partitions can then not
+// tell their order.
+func (o *orderCheck) moves() (offences []string) {
+	for sequence, partitions := range o.spans {
+		spans := slices.SortedFunc(maps.Values(partitions), func(a, b span) int { return cmp.Compare(a.lowest, b.lowest) })
+		for i := range len(spans) - 1 {
+			if spans[i].highest > spans[i+1].lowest {
+				offences = append(offences, fmt.Sprintf("key %q is in partition %d up to id %d and in partition %d from id %d on",
+					sequence, spans[i].partition, spans[i].highest, spans[i+1].partition, spans[i+1].lowest))
+			}
+		}
+	}
+	return offences
 }
 
 // perInvariant is how many offences of each invariant are shown.

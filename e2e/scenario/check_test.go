@@ -58,6 +58,9 @@ func TestCheckFindsEachViolation(t *testing.T) {
 		"a total order broken":      {Check{Records: crossed, Order: OrderTotal}, "O"},
 		"no order wanted":           {Check{Records: swapped, Order: OrderNone}, ""},
 		"a key in two partitions":   {Check{Records: with(func(r *Record) { r.Partition = 3 })}, "O"},
+		"a key that moved":          {Check{Records: moved(all, 3), Repartitioned: true}, ""},
+		"a key that moved back":     {Check{Records: moved(all, 3, 5), Repartitioned: true}, "O"},
+		"reordered in a partition":  {Check{Records: moved(swapped, 5), Repartitioned: true}, "O"},
 		"duplicates within bounds":  {Check{Records: twice, MaxDuplicates: 2}, ""},
 		"too many duplicates":       {Check{Records: twice, MaxDuplicates: 1}, "D"},
 		"a late duplicate no order": {Check{Records: append(slices.Clone(all), all[0]), MaxDuplicates: 1}, ""},
@@ -124,6 +127,18 @@ func TestEffectCheckFindsEachViolation(t *testing.T) {
 			}
 		})
 	}
+}
+
+// moved puts the records from each of the places on into another partition, and
+// back.
+func moved(records []Record, places ...int) []Record {
+	records = slices.Clone(records)
+	for _, place := range places {
+		for i := place; i < len(records); i++ {
+			records[i].Partition = 1 - records[i].Partition
+		}
+	}
+	return records
 }
 
 func TestCheckNamesAFewOffenders(t *testing.T) {

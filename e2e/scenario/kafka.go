@@ -23,6 +23,7 @@ const partitions = 6
 // KafkaLog reads the topics of one test, every partition from its beginning to
 // its high watermark.
 type KafkaLog struct {
+	// brokers are those that a relay is told of.
 	brokers []string
 	topics  []string
 	client  *kafka.Client
@@ -47,22 +48,14 @@ func NewKafkaLog(t testing.TB) *KafkaLog {
 // NewKafkaTopics makes topics with new names on the brokers.
 func NewKafkaTopics(t testing.TB, brokers []string, topics, partitions int) *KafkaLog {
 	t.Helper()
-	transport := &kafka.Transport{MetadataTTL: time.Second, DialTimeout: 3 * time.Second}
-	t.Cleanup(transport.CloseIdleConnections)
-	k := &KafkaLog{
-		brokers: brokers,
-		client:  &kafka.Client{Addr: kafka.TCP(brokers...), Timeout: 10 * time.Second, Transport: transport},
-		next:    map[topicPartition]int64{},
-	}
+	var names []string
 	var configs []kafka.TopicConfig
 	for range topics {
 		name := fmt.Sprintf("scenario-%08x", rand.Uint32())
-		k.topics = append(k.topics, name)
+		names = append(names, name)
 		configs = append(configs, kafka.TopicConfig{Topic: name, NumPartitions: partitions, ReplicationFactor: 1})
-		for partition := range partitions {
-			k.next[topicPartition{name, partition}] = 0
-		}
 	}
+	k := ReadKafkaTopics(t, brokers, names, partitions)
 	response, err := k.client.CreateTopics(t.Context(), &kafka.CreateTopicsRequest{Topics: configs})
 	if err != nil {
 		t.Fatalf("create topics on %v: %v", brokers, err)
@@ -79,10 +72,55 @@ func NewKafkaTopics(t testing.TB, brokers []string, topics, partitions int) *Kaf
 		_, _ = k.client.DeleteTopics(ctx, &kafka.DeleteTopicsRequest{Topics: k.topics})
 	})
 	Await(t, 20*time.Second, "the topic's leaders", func() (bool, string) {
-		_, err := k.ends(t.Context())
+		_, err := k.Len(t.Context())
 		return err == nil, fmt.Sprint(err)
 	})
 	return k
+}
+
+// ReadKafkaTopics is the log of topics that the caller makes, each with as many
+// partitions. It reads them through the brokers, which are also those that a
+// relay is told of, unless SinkBrokers says otherwise.
+func ReadKafkaTopics(t testing.TB, brokers, topics []string, partitions int) *KafkaLog {
+	t.Helper()
+	transport := &kafka.Transport{MetadataTTL: time.Second, DialTimeout: 3 * time.Second}
+	t.Cleanup(transport.CloseIdleConnections)
+	k := &KafkaLog{
+		brokers: brokers,
+		topics:  topics,
+		client:  &kafka.Client{Addr: kafka.TCP(brokers...), Timeout: 10 * time.Second, Transport: transport},
+		next:    map[topicPartition]int64{},
+	}
+	for _, topic := range topics {
+		k.Repartitioned(topic, partitions)
+	}
+	return k
+}
+
+// SinkBrokers has relays reach the brokers at other addresses, those of proxies.
+func (k *KafkaLog) SinkBrokers(brokers ...string) { k.brokers = brokers }
+
+// Repartitioned tells the log that the topic has so many partitions now.
+func (k *KafkaLog) Repartitioned(topic string, partitions int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for partition := range partitions {
+		if _, known := k.next[topicPartition{topic, partition}]; !known {
+			k.next[topicPartition{topic, partition}] = 0
+		}
+	}
+}
+
+// Recreated tells the log that the topic was deleted and made again, so that it
+// begins anew. What was read of the old one stays in the log.
+func (k *KafkaLog) Recreated(topic string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for place := range k.next {
+		if place.topic == topic {
+			k.next[place] = 0
+		}
+	}
 }
 
 // Sink implements Log.
@@ -111,6 +149,8 @@ func (k *KafkaLog) Records(ctx context.Context) ([]Record, error) {
 
 // Len returns how many records there are, without reading them.
 func (k *KafkaLog) Len(ctx context.Context) (n int64, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	ends, err := k.ends(ctx)
 	for _, end := range ends {
 		n += end
@@ -121,6 +161,8 @@ func (k *KafkaLog) Len(ctx context.Context) (n int64, err error) {
 // Unconsumed is how many records are beyond the offsets that the group has
 // committed.
 func (k *KafkaLog) Unconsumed(ctx context.Context, group string) (n int64, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	ends, err := k.ends(ctx)
 	if err != nil {
 		return 0, err
@@ -148,7 +190,7 @@ func (k *KafkaLog) Unconsumed(ctx context.Context, group string) (n int64, err e
 	return n, nil
 }
 
-// ends asks for the high watermarks.
+// ends asks for the high watermarks. The caller holds the lock.
 func (k *KafkaLog) ends(ctx context.Context) (map[topicPartition]int64, error) {
 	requests := map[string][]kafka.OffsetRequest{}
 	for place := range k.next {

@@ -30,6 +30,8 @@ type Stage struct {
 	Config Config
 	// Table is the quoted name of the outbox.
 	Table string
+	// Repartitioned: the scenario gave topics more partitions.
+	Repartitioned bool
 	// Seed is what all randomness of the test comes from.
 	Seed uint64
 
@@ -242,7 +244,7 @@ func (s *Stage) Verify(maxDuplicates int) int {
 	records := s.Records()
 	findings := Check{
 		Committed: committed, Undone: undone, Records: records,
-		Order: Order(get(s.Config, "outbox.ordering", string(OrderKey))), MaxDuplicates: maxDuplicates,
+		Order: Order(get(s.Config, "outbox.ordering", string(OrderKey))), Repartitioned: s.Repartitioned, MaxDuplicates: maxDuplicates,
 	}.Run()
 	s.t.Logf("committed %d, undone %d, in the broker %d, duplicates %d", len(committed), len(undone), len(records), findings.Duplicates)
 	if len(committed) == 0 {
