@@ -24,7 +24,8 @@ type Relay struct {
 
 	published       *prometheus.CounterVec
 	failures        *prometheus.CounterVec
-	deadLettered    *prometheus.CounterVec
+	givenUp         *prometheus.CounterVec
+	unsettled       prometheus.Counter
 	latency         prometheus.Histogram
 	claimDuration   prometheus.Histogram
 	publishDuration *prometheus.HistogramVec
@@ -64,11 +65,15 @@ func New(registerer prometheus.Registerer, build Build, sinks []string) *Relay {
 		return prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: namespace, Name: name, Help: help, Buckets: buckets})
 	}
 	r := &Relay{
-		topics:       newTopics(),
-		published:    counter("published_total", "Messages that the broker acknowledged and that were marked.", "topic", "sink"),
-		failures:     counter("publish_failures_total", "Messages that could not be published, by attempt: refused, or not answered for.", "topic", "sink", "reason"),
-		deadLettered: counter("given_up_total", "Messages that were given up: moved to the dead letters, or skipped.", "topic", "policy"),
-		latency:      histogram("end_to_end_latency_seconds", "From a row's created_at (available_at, if it was delayed) to the broker's acknowledgement.", seconds),
+		topics:    newTopics(),
+		published: counter("published_total", "Messages that the broker acknowledged and that were marked.", "topic", "sink"),
+		failures:  counter("publish_failures_total", "Messages that could not be published, by attempt: refused, or not answered for.", "topic", "sink", "reason"),
+		givenUp:   counter("given_up_total", "Messages that were given up: moved to the dead letters, or skipped.", "topic", "policy"),
+		unsettled: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Name: "unsettled_messages_total",
+			Help: "Messages that were acknowledged and could not be marked: they are published again.",
+		}),
+		latency: histogram("end_to_end_latency_seconds", "From a row's created_at to the broker's acknowledgement; the delay of a delayed row is part of it.", seconds),
 		claimDuration: histogram("claim_duration_seconds",
 			"Claiming a batch: locking, reading, and waiting until it is on disk. Claims that found nothing do not count.", seconds),
 		publishDuration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -95,7 +100,7 @@ func New(registerer prometheus.Registerer, build Build, sinks []string) *Relay {
 		r.sinkUp.WithLabelValues(sink).Set(0)
 		r.publishDuration.WithLabelValues(sink)
 	}
-	registerer.MustRegister(r.published, r.failures, r.deadLettered, r.latency, r.claimDuration, r.publishDuration, r.settleDuration,
+	registerer.MustRegister(r.published, r.failures, r.givenUp, r.unsettled, r.latency, r.claimDuration, r.publishDuration, r.settleDuration,
 		r.batchSize, r.sinkUp, r.databaseUp, r.pending, r.oldest, r.parkedKeys, r.deadLetters, r.backlogAge, info)
 	return r
 }
@@ -123,8 +128,11 @@ func (r *Relay) Failed(topic, sink, reason string, n int) {
 
 // GivenUp tells that a message went to the dead letters, or was skipped.
 func (r *Relay) GivenUp(topic, policy string) {
-	r.deadLettered.WithLabelValues(r.topics.label(topic), policy).Inc()
+	r.givenUp.WithLabelValues(r.topics.label(topic), policy).Inc()
 }
+
+// Unsettled tells that n messages were acknowledged and could not be marked.
+func (r *Relay) Unsettled(n int) { r.unsettled.Add(float64(n)) }
 
 // PublishTook tells how long a sink took for its part of a batch.
 func (r *Relay) PublishTook(sink string, took time.Duration) {
