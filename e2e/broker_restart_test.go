@@ -74,7 +74,7 @@ func TestKafkaRestartsUnderLoad(t *testing.T) {
 
 func TestRabbitMQFailsUnderLoad(t *testing.T) {
 	t.Parallel()
-	broker := ownRabbitMQ(t)
+	broker := startRabbit(t, servers.RabbitMQOptions{})
 	log := scenario.NewRabbitQueue(t, broker.URL("/"), nil)
 	stage := scenario.NewStage(t, scenario.NewDatabase(t), log, scenario.Settings{"outbox.batch_size": 100})
 	survivesFaults(t, stage,

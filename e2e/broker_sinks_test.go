@@ -63,16 +63,6 @@ func newBothStage(t *testing.T, kafka *scenario.KafkaLog, settings scenario.Sett
 	return scenario.NewStage(t, scenario.NewDatabase(t), logs, together(routed, settings)), logs
 }
 
-func ownRabbitMQ(t *testing.T) *servers.RabbitMQ {
-	t.Helper()
-	broker, err := servers.StartRabbitMQ(t.Context(), servers.RabbitMQOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	servers.CleanUp(t, broker)
-	return broker
-}
-
 // channelTo opens a channel that is closed when the test ends.
 func channelTo(t *testing.T, url string) *amqp.Channel {
 	t.Helper()

@@ -1,4 +1,4 @@
-package e2e
+package e2e_test
 
 import (
 	"context"
@@ -50,24 +50,10 @@ func rabbitPublisher(t *testing.T, url string, change func(*rabbitmq.Config)) *r
 	return publisher
 }
 
-func rabbitChannel(t *testing.T, url string) *amqp.Channel {
-	t.Helper()
-	connection, err := amqp.Dial(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = connection.Close() })
-	channel, err := connection.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return channel
-}
-
 func rabbitQueue(t *testing.T, url string) string {
 	t.Helper()
 	name := "test-" + rand.Text()[:12]
-	if _, err := rabbitChannel(t, url).QueueDeclare(name, true, false, false, false, nil); err != nil {
+	if _, err := channelTo(t, url).QueueDeclare(name, true, false, false, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	return name
@@ -133,7 +119,7 @@ func rabbitDrain(t *testing.T, publisher *rabbitmq.Publisher, pending []sinks.Me
 // occurrences are in order by key, and duplicates are within bounds.
 func rabbitTally(t *testing.T, url, queue string, sent []sinks.Message, duplicates int) {
 	t.Helper()
-	channel := rabbitChannel(t, url)
+	channel := channelTo(t, url)
 	deliveries, err := channel.Consume(queue, "", true, false, false, false, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -349,7 +335,7 @@ func TestRabbitMQSinkRefusals(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	admin := rabbitChannel(t, node.URL("/"))
+	admin := channelTo(t, node.URL("/"))
 	queue := rabbitQueue(t, node.URL("/"))
 	for name, kind := range map[string]string{"open": "fanout", "shut": "fanout", "topics": "topic"} {
 		if err := admin.ExchangeDeclare(name, kind, true, false, false, false, nil); err != nil {
