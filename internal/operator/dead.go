@@ -105,7 +105,7 @@ func (o *Operator) FindDead(ctx context.Context, s Selection) (letters []Letter,
 // One that is gone meanwhile is left out.
 func (o *Operator) ShowDead(ctx context.Context, letters []Letter, each func(DeadMessage) error) error {
 	return o.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, o.statements.expand(showDeadSQL), exec, letterIDs(letters))
+		rows, err := tx.Query(ctx, o.statements.expand(showDeadSQL), exec, letterIDs(letters), letterUIDs(letters))
 		if err != nil {
 			return err
 		}
@@ -128,7 +128,7 @@ func (o *Operator) ShowDead(ctx context.Context, letters []Letter, each func(Dea
 // but for payload and headers.
 func (o *Operator) DiscardDead(ctx context.Context, s Selection, letters []Letter) ([]Letter, error) {
 	return inBatches(ctx, o, s, letters, func(ctx context.Context, tx pgx.Tx, part []Letter) ([]Letter, error) {
-		rows, err := tx.Query(ctx, o.statements.expand(discardSQL), exec, letterIDs(part))
+		rows, err := tx.Query(ctx, o.statements.expand(discardSQL), exec, letterIDs(part), letterUIDs(part))
 		if err != nil {
 			return nil, err
 		}
@@ -195,12 +195,12 @@ func (o *Operator) retryDead(ctx context.Context, tx pgx.Tx, part []Letter) ([]R
 	// A relay that has a later row of the key under way must have ended: whether
 	// it is published then can be seen.
 	class := source.LockClass(o.options.Schema, o.options.Table)
-	if _, err := tx.Exec(ctx, o.statements.expand(lockShardsSQL), exec, class, letterIDs(part)); err != nil {
+	if _, err := tx.Exec(ctx, o.statements.expand(lockShardsSQL), exec, letterIDs(part), letterUIDs(part), class); err != nil {
 		return nil, err
 	}
 	revived, err := query(ctx, tx, func(row pgx.CollectableRow) (r Revived, err error) {
 		return r, row.Scan(append(r.scans(), &r.reason, &r.error, &r.firstFailedAt, &r.lastFailedAt, &r.fresh)...)
-	}, o.statements.expand(reviveSQL), letterIDs(part))
+	}, o.statements.expand(reviveSQL), letterIDs(part), letterUIDs(part))
 	if err != nil {
 		return nil, err
 	}
@@ -347,4 +347,12 @@ func letterIDs(letters []Letter) []int64 {
 		ids[i] = letters[i].ID
 	}
 	return ids
+}
+
+func letterUIDs(letters []Letter) []string {
+	texts := make([]string, len(letters))
+	for i := range letters {
+		texts[i] = letters[i].MessageID.String()
+	}
+	return texts
 }

@@ -262,6 +262,50 @@ func TestRetryDeadHoldsTheKey(t *testing.T) {
 	}
 }
 
+// Where the order is not by key, an entry holds back itself or all later rows.
+func TestRetryDeadInOtherOrderings(t *testing.T) {
+	for _, ordering := range []source.Ordering{source.OrderNone, source.OrderTotal} {
+		f := newFixture(t, func(o *Options) { o.Ordering = ordering })
+		a := f.dead("orders", key("a"))
+		parked := f.parked("orders", key("a"))
+		b := f.dead("orders", key("a"))
+		skipped := f.parked("orders", key("a"))
+		if _, err := f.SkipParked(t.Context(), skipped.selection(), f.findParked(skipped.selection())); err != nil {
+			t.Fatal(err)
+		}
+		f.retryDead(Selection{All: true})
+		if got, want := f.entries(), fmt.Sprintf("%d|retrying|0\n%d|parked|5\n%d|retrying|0\n%d|retrying|0", a.id, parked.id, b.id, skipped.id); got != want {
+			t.Errorf("ordering %s: entries\n%s\nwant\n%s", ordering, got, want)
+		}
+	}
+}
+
+// Ids begin anew after TRUNCATE … RESTART IDENTITY; entries and dead letters may
+// be left from before.
+func TestIDsThatBeganAnew(t *testing.T) {
+	f := newFixture(t)
+	m := f.dead("orders", key("a"))
+	f.exec(`INSERT INTO outbox_parked (id, message_id, topic, key, state, attempts, reason, error, parked_at)
+		VALUES ($1, gen_random_uuid(), 'mail', 'stale', 'parked', 1, '', '', now())`, m.id)
+	f.retryDead(m.selection())
+	f.same(fmt.Sprintf("%d|%s|orders|a|retrying", m.id, m.uid), `SELECT id, message_id::text, topic, key, state FROM outbox_parked`)
+
+	// A letter is meant with its message id.
+	other := f.dead("orders", key("b"))
+	letter := f.findDead(other.selection())[0]
+	letter.MessageID = outbox.UUID{15: 7}
+	if _, err := f.DiscardDead(t.Context(), other.selection(), []Letter{letter}); !errors.Is(err, ErrChanged) {
+		t.Errorf("error %v, want ErrChanged", err)
+	}
+	// An entry is not about another message that has its id.
+	parked := f.parked("orders", key("c"))
+	f.exec(`UPDATE outbox SET message_id = gen_random_uuid() WHERE id = $1`, parked.id)
+	done, err := f.SkipParked(t.Context(), parked.selection(), f.findParked(parked.selection()))
+	if err != nil || len(done) != 1 || done[0].DeadLetter {
+		t.Errorf("%+v, error %v; want no dead letter", done, err)
+	}
+}
+
 func (f *fixture) skipAll() {
 	f.t.Helper()
 	if _, err := f.SkipParked(f.t.Context(), Selection{All: true}, f.findParked(Selection{All: true})); err != nil {

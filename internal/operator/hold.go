@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxrelay/relay/internal/source"
 )
 
 // sequenceKey is what an entry holds back: a key of a topic.
@@ -22,9 +24,11 @@ type heldEntry struct {
 // is made to name it. A relay then publishes that message first, and after it
 // what is pending of the key, in order. Rows that are put back lie below the ids
 // up to which relays look no more; they find them by these entries. A message
-// without a key has an entry of its own.
+// without a key has an entry of its own, and so has every message where the
+// order is not by key: in a total order the lowest entry holds back all else.
 func (o *Operator) hold(ctx context.Context, tx pgx.Tx, revived []Revived) error {
-	heads := headsOf(revived)
+	byKeys := o.options.Ordering == source.OrderKey
+	heads := headsOf(revived, byKeys)
 	topics, keys, ids := make([]string, len(heads)), make([]*string, len(heads)), make([]int64, len(heads))
 	for i, h := range heads {
 		topics[i], keys[i], ids[i] = h.Topic, h.Key, h.ID
@@ -38,7 +42,7 @@ func (o *Operator) hold(ctx context.Context, tx pgx.Tx, revived []Revived) error
 	byKey, byID := map[sequenceKey]int64{}, map[int64]bool{}
 	for _, e := range held {
 		byID[e.id] = true
-		if e.key == nil {
+		if e.key == nil || !byKeys {
 			continue
 		}
 		key := sequenceKey{e.topic, *e.key}
@@ -52,7 +56,7 @@ func (o *Operator) hold(ctx context.Context, tx pgx.Tx, revived []Revived) error
 		entry, ok := int64(0), false
 		if byID[h.ID] { // a skip left it
 			entry, ok = h.ID, true
-		} else if h.Key != nil {
+		} else if h.Key != nil && byKeys {
 			entry, ok = byKey[sequenceKey{h.Topic, *h.Key}]
 		}
 		switch {
@@ -65,7 +69,7 @@ func (o *Operator) hold(ctx context.Context, tx pgx.Tx, revived []Revived) error
 	}
 	if len(moved) > 0 {
 		c := columnsOf(moved)
-		if _, err := tx.Exec(ctx, o.statements.expand(headEntriesSQL), exec, entries, c.ids, c.messages, c.reasons, c.errors, c.first, c.last); err != nil {
+		if _, err := tx.Exec(ctx, o.statements.expand(headEntriesSQL), exec, entries, c.ids, c.messages, c.topics, c.keys, c.reasons, c.errors, c.first, c.last); err != nil {
 			return err
 		}
 	}
@@ -78,13 +82,14 @@ func (o *Operator) hold(ctx context.Context, tx pgx.Tx, revived []Revived) error
 	return nil
 }
 
-// headsOf returns the first message of each key, and all without a key.
-func headsOf(revived []Revived) []*Revived {
+// headsOf returns the first message of each key, and all without a key; all
+// there are, unless byKeys.
+func headsOf(revived []Revived, byKeys bool) []*Revived {
 	var heads []*Revived
 	seen := map[sequenceKey]bool{}
 	for i := range revived {
 		r := &revived[i]
-		if r.Key != nil {
+		if r.Key != nil && byKeys {
 			key := sequenceKey{r.Topic, *r.Key}
 			if seen[key] {
 				continue

@@ -114,11 +114,14 @@ WHERE $1::text IS NULL OR d.topic = $1
 ORDER BY d.dead_at, d.id
 LIMIT $2::bigint`
 
-	// showDeadSQL: $1 ids.
+	// theseSQL: d is one of the dead letters $1 (ids) and $2 (message ids). Ids
+	// alone may have begun anew.
+	theseSQL = `d.id = ANY ($1::bigint[]) AND (d.id, d.message_id) IN (SELECT u.id, u.message_id::uuid FROM unnest($1::bigint[], $2::text[]) AS u(id, message_id))`
+
 	showDeadSQL = `
 SELECT d.message_id, d.id, d.topic, d.key, d.type, d.attempts, d.error, d.dead_at, d.reason,
        d.payload, d.content_type, d.headers, d.available_at, d.created_at, d.first_failed_at, d.last_failed_at
-FROM {dead} d WHERE d.id = ANY ($1::bigint[])
+FROM {dead} d WHERE {these}
 ORDER BY d.dead_at, d.id`
 
 	letterSQL = `d.message_id, d.id, d.topic, d.key, d.created_at`
@@ -130,10 +133,10 @@ ORDER BY d.dead_at, d.id`
 	// lockShardsSQL waits until no relay has rows of the dead letters' keys under
 	// way, and keeps it so until the commit. Two operators take them in one order.
 	lockShardsSQL = `
-SELECT pg_advisory_xact_lock($1::int, s.shard)
+SELECT pg_advisory_xact_lock($3::int, s.shard)
 FROM (
     SELECT DISTINCT (coalesce(hashtextextended(d.key, 0), d.id) & 63)::int AS shard
-    FROM {dead} d WHERE d.id = ANY ($2::bigint[])
+    FROM {dead} d WHERE {these}
     ORDER BY shard OFFSET 0
 ) s`
 
@@ -141,17 +144,17 @@ FROM (
 	// whether it arrived: its id may have been given to another row.
 	reviveSQL = `
 WITH gone AS (
-    DELETE FROM {dead} d WHERE d.id = ANY ($1::bigint[])
+    DELETE FROM {dead} d WHERE {these}
     RETURNING d.*
 ), back AS (
     INSERT INTO {outbox} (id, message_id, topic, key, type, payload, content_type, headers, available_at, created_at)
     SELECT id, message_id, topic, key, type, payload, content_type, headers, available_at, created_at
     FROM gone ORDER BY id
     ON CONFLICT (id) DO NOTHING
-    RETURNING id
+    RETURNING id, message_id
 )
 SELECT g.message_id, g.id, g.topic, g.key, g.created_at, g.reason, g.error, g.first_failed_at, g.last_failed_at, b.id IS NOT NULL
-FROM gone g LEFT JOIN back b ON b.id = g.id
+FROM gone g LEFT JOIN back b ON b.id = g.id AND b.message_id = g.message_id
 ORDER BY g.id`
 
 	// lockEntriesSQL locks the entries that hold the keys ($1 topics, $2 keys), and
@@ -169,10 +172,10 @@ FOR UPDATE OF p`
 	// headEntriesSQL makes other messages ($2 and on) the heads of entries ($1).
 	headEntriesSQL = `
 UPDATE {parked} p
-SET id = u.id, message_id = u.message_id::uuid, state = 'retrying', attempts = 0, reason = u.reason, error = u.error,
+SET id = u.id, message_id = u.message_id::uuid, topic = u.topic, key = u.key, state = 'retrying', attempts = 0, reason = u.reason, error = u.error,
     first_failed_at = u.first_failed_at, last_failed_at = u.last_failed_at, parked_at = NULL, next_retry_at = now()
-FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::timestamptz[])
-    AS u(entry, id, message_id, reason, error, first_failed_at, last_failed_at)
+FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[], $9::timestamptz[])
+    AS u(entry, id, message_id, topic, key, reason, error, first_failed_at, last_failed_at)
 WHERE p.id = u.entry`
 
 	makeEntriesSQL = `
@@ -197,7 +200,7 @@ FROM unnest($1::bigint[], $2::text[], $3::text[]) AS r(id, topic, key)
 WHERE EXISTS (SELECT FROM {outbox} o WHERE o.id > r.id AND (o.published_at < $4::timestamptz OR o.headers ? 'message-replayed'))`
 
 	discardSQL = `
-DELETE FROM {dead} d WHERE d.id = ANY ($1::bigint[])
+DELETE FROM {dead} d WHERE {these}
 RETURNING {letter}, d.type, d.reason, d.error, d.attempts`
 
 	// replayableSQL is what a replay selects: $1 topic, $2 key, $3 since, $4 until,
@@ -239,7 +242,7 @@ func newStatements(schema, table string) statements {
 	name := func(suffix string) string { return pgx.Identifier{schema, table + suffix}.Sanitize() }
 	return statements{strings.NewReplacer(
 		"{outbox}", name(""), "{parked}", name("_parked"), "{dead}", name("_dead_letters"), "{audit}", name("_audit"),
-		"{shard}", shardSQL, "{failed}", failedSQL, "{letter}", letterSQL, "{replayable}", replayableSQL,
+		"{shard}", shardSQL, "{failed}", failedSQL, "{letter}", letterSQL, "{these}", theseSQL, "{replayable}", replayableSQL,
 	)}
 }
 
