@@ -15,8 +15,12 @@ var publicInbox = migrations.Target{Schema: "public", Table: "inbox", Set: migra
 func TestInboxAlone(t *testing.T) {
 	db := pgtest.New(t)
 	conn := connect(t, db.URL)
-	if got := apply(t, publicInbox, conn); fmt.Sprint(got) != "[1]" {
-		t.Errorf("applied %v", got)
+	all, err := publicInbox.Migrations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := apply(t, publicInbox, conn); len(got) != len(all) {
+		t.Errorf("applied %v of %d", got, len(all))
 	}
 	if got := apply(t, publicInbox, conn); got != nil {
 		t.Errorf("applied %v the second time", got)
@@ -28,7 +32,7 @@ func TestInboxAlone(t *testing.T) {
 	if got := apply(t, public, conn); fmt.Sprint(got) != fmt.Sprint(versions(t)) {
 		t.Errorf("applied %v of the outbox", got)
 	}
-	if n := db.Int(t, `SELECT count(*) FROM inbox_migrations`); n != 1 {
+	if n := db.Int(t, `SELECT count(*) FROM inbox_migrations`); n != int64(len(all)) {
 		t.Errorf("%d migrations of the inbox are recorded", n)
 	}
 }
