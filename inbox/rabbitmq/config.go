@@ -87,7 +87,7 @@ type Config struct {
 	// default.
 	Retry Retry
 	// OnPoison says what becomes of a message that failed MaxAttempts times or
-	// can never succeed. Required.
+	// can never succeed; Park{} by default.
 	OnPoison Poison
 
 	// StopTimeout is how long Run waits for handlers when its context ends;
@@ -130,10 +130,18 @@ const (
 	RetryRequeue
 )
 
-// Poison is what becomes of a message that cannot be processed: DeadLetter.
+// Poison is what becomes of a message that cannot be processed: Park or
+// DeadLetter.
 type Poison interface {
 	validate() error
 }
+
+// Park keeps the message in the inbox's database, see package inbox/parked,
+// from where it can be looked at and tried again. While the database is away
+// the message is kept and parking is tried again.
+type Park struct{}
+
+func (Park) validate() error { return nil }
 
 // DeadLetter publishes the message to an exchange, with all that it had and
 // with headers that say what failed (HeaderError and the others), and
@@ -173,6 +181,9 @@ func (c Config) withDefaults() Config {
 	c.Backoff.Max = orDefault(c.Backoff.Max, 30*time.Second)
 	c.Backoff.Multiplier = orDefault(c.Backoff.Multiplier, 2)
 	c.Backoff.Jitter = max(orDefault(c.Backoff.Jitter, 0.2), 0)
+	if c.OnPoison == nil {
+		c.OnPoison = Park{}
+	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
@@ -252,9 +263,7 @@ func (c Config) validate() error {
 	if c.Retry != RetryInPlace && c.Retry != RetryRequeue {
 		fault("Retry: %d is not one of RetryInPlace, RetryRequeue", c.Retry)
 	}
-	if c.OnPoison == nil {
-		fault("OnPoison: missing: say what becomes of messages that cannot be processed")
-	} else if err := c.OnPoison.validate(); err != nil {
+	if err := c.OnPoison.validate(); err != nil {
 		faults = append(faults, err)
 	}
 	return errors.Join(faults...)

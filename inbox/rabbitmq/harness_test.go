@@ -65,9 +65,8 @@ func (b *bench) config() rabbitmq.Config {
 	return rabbitmq.Config{
 		URLs: []string{b.url}, Queue: b.queue,
 		Inbox: &inbox.Inbox{Consumer: "billing"}, DB: b.database.Pool, Handler: effect,
-		OnPoison: rabbitmq.DeadLetter{RoutingKey: "inbox-test-nowhere"},
-		Backoff:  rabbitmq.Backoff{Initial: 5 * time.Millisecond, Max: 100 * time.Millisecond},
-		Logger:   slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Backoff: rabbitmq.Backoff{Initial: 5 * time.Millisecond, Max: 100 * time.Millisecond},
+		Logger:  slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 }
 

@@ -3,7 +3,9 @@ package rabbitmq
 import (
 	"cmp"
 	"context"
-	"fmt"
+	"time"
+
+	"github.com/outboxrelay/relay/inbox/parked"
 )
 
 // handOver puts a message aside that cannot be processed. It returns nil when
@@ -20,6 +22,20 @@ func (c *Consumer) handOver(ctx context.Context, t *task, f failure) error {
 		defer func() { c.publisher <- p }()
 		return p.publish(ctx, poison.Exchange, cmp.Or(poison.RoutingKey, t.delivery.RoutingKey), deadLetter(&t.delivery, f))
 	default:
-		return fmt.Errorf("OnPoison: %T is not known", poison)
+		ctx, cancel := context.WithTimeout(ctx, parkTimeout)
+		defer cancel()
+		return c.park(ctx, t, f)
 	}
+}
+
+// parkTimeout bounds one attempt to park a message.
+const parkTimeout = 30 * time.Second
+
+func (c *Consumer) park(ctx context.Context, t *task, f failure) error {
+	// The message was identified before. IDOf may be why it is here.
+	box := *c.config.Inbox
+	box.IDOf = nil
+	message := t.message
+	message.ID = t.id
+	return parked.Lot{Inbox: &box}.Park(ctx, c.config.DB, message, f.attempts, f.err)
 }

@@ -10,8 +10,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	amqp "github.com/rabbitmq/amqp091-go"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/outboxrelay/relay/inbox"
+	"github.com/outboxrelay/relay/inbox/parked"
 	"github.com/outboxrelay/relay/inbox/rabbitmq"
 )
 
@@ -329,4 +331,85 @@ func TestDuplicates(t *testing.T) {
 	c.mustStop(t)
 	b.checkOnce(b.effects())
 	b.checkEmpty()
+}
+
+// TestPark puts messages aside in the database, one with an id and one
+// without, and the others go on; what was parked can be tried again.
+func TestPark(t *testing.T) {
+	b := newBench(t)
+	nameless := event(4, "k")
+	nameless.MessageId = ""
+	b.publish(t, b.queue, event(1, "k"), event(2, "k"), event(3, "k"), nameless, event(5, "k"))
+	config := b.config()
+	config.MaxAttempts = 2
+	config.Handler, _ = failing(2, 2)
+	c := b.start(config)
+	all := b.awaitEffects(3)
+	await(t, "two parked messages", func() bool { return c.Stats().Poisoned == 2 })
+	c.mustStop(t)
+	b.checkEmpty()
+	if !slices.Equal(all, []int64{1, 3, 5}) {
+		t.Errorf("effects %v, want 1, 3 and 5", all)
+	}
+
+	lot := parked.Lot{Inbox: config.Inbox}
+	messages, err := lot.List(t.Context(), b.database.Pool, parked.Filter{})
+	if err != nil || len(messages) != 2 {
+		t.Fatalf("%d parked messages, error %v, want 2", len(messages), err)
+	}
+	m := messages[0]
+	if m.Sequence != 2 || m.Attempts != 2 || !strings.Contains(m.Error, errHandler.Error()) || m.Source.Name != b.queue || string(m.Payload) != `{"n":2}` {
+		t.Errorf("parked %+v", m)
+	}
+	if m := messages[1]; m.Sequence != 4 || m.Attempts != 0 || !strings.Contains(m.Error, inbox.ErrNoID.Error()) {
+		t.Errorf("parked %+v", m)
+	}
+	result, err := lot.Retry(t.Context(), b.database.Pool, m.Number, config.Handler)
+	if err != nil || result != inbox.Processed {
+		t.Errorf("retry: %s, error %v", result, err)
+	}
+	b.publish(t, b.queue, event(2, "k"))
+	c = b.start(config)
+	await(t, "the duplicate", func() bool { return c.Stats().Duplicates == 1 })
+	c.mustStop(t)
+	b.checkOnce(b.effects())
+}
+
+// TestIDOfPanics puts the message aside, and the process goes on.
+func TestIDOfPanics(t *testing.T) {
+	b := newBench(t)
+	b.send(1, 2, oneKey)
+	config := b.config()
+	config.Inbox = &inbox.Inbox{Consumer: "billing", IDOf: func(m inbox.Message) (inbox.ID, error) {
+		if m.Sequence == 1 {
+			panic("no such thing")
+		}
+		return m.ID, nil
+	}}
+	c := b.start(config)
+	b.awaitEffects(1)
+	c.mustStop(t)
+	if n := b.database.Int(t, `SELECT count(*) FROM inbox_parked WHERE error LIKE '%no such thing%'`); n != 1 {
+		t.Errorf("%d parked messages, want 1", n)
+	}
+}
+
+// TestTrace hands the message's trace to the handler.
+func TestTrace(t *testing.T) {
+	b := newBench(t)
+	m := event(1, "k")
+	const id = "4bf92f3577b34da6a3ce929d0e0e4736"
+	m.Headers["traceparent"] = "00-" + id + "-00f067aa0ba902b7-01"
+	b.publish(t, b.queue, m)
+	traces := make(chan string, 1)
+	config := b.config()
+	config.Handler = func(ctx context.Context, tx pgx.Tx, m inbox.Message) error {
+		traces <- trace.SpanContextFromContext(ctx).TraceID().String()
+		return nil
+	}
+	c := b.start(config)
+	if got := <-traces; got != id {
+		t.Errorf("trace %s, want %s", got, id)
+	}
+	c.mustStop(t)
 }
