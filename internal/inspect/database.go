@@ -73,6 +73,7 @@ func Database(ctx context.Context, c *config.Config) ([]Finding, *pgx.Conn) {
 	if d.server(ctx) && d.table(ctx) {
 		d.migrations(ctx)
 		d.grants(ctx)
+		d.failures(ctx)
 		if c.Outbox.Notify {
 			d.notify(ctx)
 		}
@@ -181,13 +182,17 @@ func (d *database) table(ctx context.Context) bool {
 	}
 	if complete {
 		d.add(OK, subject, "has all columns", "")
-		d.indexes(ctx, subject)
+		d.indexes(ctx, subject, d.name, []string{"_pending_idx", "_delayed_idx"})
 	}
 	return complete
 }
 
-func (d *database) indexes(ctx context.Context, subject string) {
-	rows, err := d.conn.Query(ctx, indexesSQL, d.name)
+// indexes looks for the table's indexes with these suffixes.
+func (d *database) indexes(ctx context.Context, subject, table string, suffixes []string) {
+	if len(suffixes) == 0 {
+		return
+	}
+	rows, err := d.conn.Query(ctx, indexesSQL, table)
 	if err != nil {
 		d.fail(subject, err)
 		return
@@ -197,7 +202,7 @@ func (d *database) indexes(ctx context.Context, subject string) {
 		d.fail(subject, err)
 		return
 	}
-	for _, suffix := range []string{"_pending_idx", "_delayed_idx"} {
+	for _, suffix := range suffixes {
 		if index := d.config.Outbox.Table + suffix; !slices.Contains(names, index) {
 			d.add(Warning, subject, fmt.Sprintf("index %s is missing or invalid: claims read the whole table", index),
 				"create it as `relay migrate --print` has it")
@@ -236,7 +241,7 @@ func (d *database) grants(ctx context.Context) {
 	if !updates {
 		d.missing(subject, "UPDATE (published_at)", d.name)
 	}
-	if !deletes && (d.config.Outbox.OnPublished == string(source.Delete) || d.config.Outbox.Retention > 0) {
+	if !deletes && d.deletes() {
 		d.missing(subject, "DELETE", d.name)
 	}
 	if emit != nil {

@@ -99,7 +99,8 @@ func TestSoundDatabase(t *testing.T) {
 	expect(t, findings, inspect.Error)
 	expect(t, findings, inspect.Warning)
 	expect(t, findings, inspect.OK, "database: PostgreSQL …, connected as …", `table "public"."outbox": has all columns`,
-		"migrations: all are applied", `grants on "public"."outbox": sufficient`, "notifications: arrive")
+		"migrations: all are applied", `grants on "public"."outbox": sufficient`,
+		`table "public"."outbox_parked": there, and its grants suffice`, `table "public"."outbox_dead_letters": there, and its grants suffice`, "notifications: arrive")
 	for _, f := range findings {
 		if f.Remedy != "" {
 			t.Errorf("nothing is wrong, and yet: %+v", f)
@@ -153,8 +154,19 @@ func TestTableProblems(t *testing.T) {
 			warning: []string{`table "public"."outbox": index outbox_pending_idx is missing or invalid… -> create it as …relay migrate --print`},
 		},
 		{
+			name: "no tables of failures", sql: `DROP TABLE outbox_parked, outbox_dead_letters`,
+			errors: []string{
+				`table "public"."outbox_parked": the table does not exist -> run …relay migrate`,
+				`table "public"."outbox_dead_letters": the table does not exist -> run …relay migrate`,
+			},
+		},
+		{
+			name: "no index of parked keys", sql: `DROP INDEX outbox_parked_key_idx`,
+			warning: []string{`table "public"."outbox_parked": index outbox_parked_key_idx is missing or invalid… -> create it as …relay migrate --print`},
+		},
+		{
 			name: "pending migration", sql: `TRUNCATE outbox_migrations`,
-			errors: []string{`migrations: migration 1 (outbox) is pending -> run …relay migrate`},
+			errors: []string{`migrations: migration 1 (outbox) is pending -> run …relay migrate`, `migrations: migration 2 (failures) is pending -> run …relay migrate`},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -173,6 +185,8 @@ func TestTableProblems(t *testing.T) {
 
 func TestGrants(t *testing.T) {
 	db := pgtest.NewOutbox(t)
+	const failures = `; GRANT SELECT ON outbox_migrations TO ROLE; GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_parked TO ROLE;
+		GRANT SELECT, INSERT, UPDATE ON outbox_dead_letters TO ROLE`
 	for _, test := range []struct {
 		name     string
 		grants   string
@@ -182,11 +196,11 @@ func TestGrants(t *testing.T) {
 	}{
 		{
 			name:   "sufficient",
-			grants: `GRANT SELECT, UPDATE (published_at), DELETE ON outbox TO ROLE; GRANT SELECT ON outbox_migrations TO ROLE`,
+			grants: `GRANT SELECT, UPDATE (published_at), DELETE ON outbox TO ROLE` + failures,
 		},
 		{
 			name:   "sufficient without pruning",
-			grants: `GRANT SELECT, UPDATE ON outbox TO ROLE; GRANT SELECT ON outbox_migrations TO ROLE`,
+			grants: `GRANT SELECT, UPDATE ON outbox TO ROLE` + failures,
 			change: func(c *config.Config) { c.Outbox.Retention = 0 },
 		},
 		{
@@ -195,18 +209,34 @@ func TestGrants(t *testing.T) {
 				`grants on "public"."outbox": missing: SELECT -> GRANT SELECT ON "public"."outbox" TO "ROLE"`,
 				`grants on "public"."outbox": missing: UPDATE (published_at) -> GRANT UPDATE (published_at) ON "public"."outbox" TO "ROLE"`,
 				`grants on "public"."outbox": missing: DELETE -> GRANT DELETE ON "public"."outbox" TO "ROLE"`,
+				`grants on "public"."outbox_parked": missing: SELECT, INSERT, UPDATE, DELETE -> GRANT SELECT, INSERT, UPDATE, DELETE ON "public"."outbox_parked" TO "ROLE"`,
+				`grants on "public"."outbox_dead_letters": missing: SELECT, INSERT, UPDATE -> GRANT SELECT, INSERT, UPDATE ON "public"."outbox_dead_letters" TO "ROLE"`,
 			},
 			warnings: []string{`migrations: cannot tell whether any is pending… -> …relay migrate --dry-run…GRANT SELECT`},
 		},
 		{
 			name:   "no update",
-			grants: `GRANT SELECT, DELETE ON outbox TO ROLE; GRANT SELECT ON outbox_migrations TO ROLE`,
+			grants: `GRANT SELECT, DELETE ON outbox TO ROLE` + failures,
 			errors: []string{`grants on "public"."outbox": missing: UPDATE (published_at) -> GRANT UPDATE (published_at)`},
 		},
 		{
 			name:   "no delete with on_published: delete",
-			grants: `GRANT SELECT, UPDATE ON outbox TO ROLE; GRANT SELECT ON outbox_migrations TO ROLE`,
+			grants: `GRANT SELECT, UPDATE ON outbox TO ROLE` + failures,
 			change: func(c *config.Config) { c.Outbox.OnPublished, c.Outbox.Retention = "delete", 0 },
+			errors: []string{`grants on "public"."outbox": missing: DELETE -> GRANT DELETE`},
+		},
+		{
+			name:   "no delete with dead letters",
+			grants: `GRANT SELECT, UPDATE ON outbox TO ROLE` + failures,
+			change: func(c *config.Config) { c.Outbox.Retention, c.Failures.Policy = 0, "dead_letter" },
+			errors: []string{`grants on "public"."outbox": missing: DELETE -> GRANT DELETE`},
+		},
+		{
+			name:   "no delete with a route that skips",
+			grants: `GRANT SELECT, UPDATE ON outbox TO ROLE` + failures,
+			change: func(c *config.Config) {
+				c.Outbox.Retention, c.Routes = 0, []config.Route{{Sink: "main", OnFailure: "skip"}}
+			},
 			errors: []string{`grants on "public"."outbox": missing: DELETE -> GRANT DELETE`},
 		},
 	} {
@@ -243,7 +273,7 @@ func TestSchemaWithoutUsage(t *testing.T) {
 	db := pgtest.New(t)
 	db.Migrate(t, "shop", "outbox")
 	role := newRole(t, db)
-	db.Exec(t, "GRANT SELECT, UPDATE, DELETE ON shop.outbox TO "+role)
+	db.Exec(t, "GRANT SELECT, UPDATE, DELETE ON shop.outbox TO "+role, "GRANT ALL ON shop.outbox_parked, shop.outbox_dead_letters TO "+role)
 	c := settings(t, db.URL, role)
 	c.Outbox.Schema = "shop"
 	findings := look(t, c)
@@ -257,7 +287,7 @@ func TestSchemaWithoutUsage(t *testing.T) {
 func TestEmittingMessagesNotGranted(t *testing.T) {
 	db := pgtest.NewOutbox(t)
 	role := newRole(t, db)
-	db.Exec(t, "GRANT ALL ON outbox, outbox_migrations TO "+role,
+	db.Exec(t, "GRANT ALL ON outbox, outbox_migrations, outbox_parked, outbox_dead_letters TO "+role,
 		`DO $$ BEGIN EXECUTE (SELECT string_agg('REVOKE EXECUTE ON FUNCTION ' || oid::regprocedure || ' FROM PUBLIC', '; ') FROM pg_proc WHERE proname = 'pg_logical_emit_message'); END $$`)
 	c := settings(t, db.URL, role)
 	findings := look(t, c)
@@ -271,7 +301,7 @@ func TestEmittingMessagesNotGranted(t *testing.T) {
 func TestRowLevelSecurity(t *testing.T) {
 	db := pgtest.NewOutbox(t)
 	role := newRole(t, db)
-	db.Exec(t, "GRANT ALL ON outbox, outbox_migrations TO "+role, "ALTER TABLE outbox ENABLE ROW LEVEL SECURITY")
+	db.Exec(t, "GRANT ALL ON outbox, outbox_migrations, outbox_parked, outbox_dead_letters TO "+role, "ALTER TABLE outbox ENABLE ROW LEVEL SECURITY")
 	findings := look(t, settings(t, db.URL, role))
 	expect(t, findings, inspect.Error)
 	expect(t, findings, inspect.Warning, `grants on "public"."outbox": row level security hides rows… -> ALTER ROLE "`+role+`" BYPASSRLS`)
