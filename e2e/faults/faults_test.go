@@ -1,0 +1,28 @@
+package faults_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/outboxrelay/relay/e2e/scenario"
+)
+
+// Each fault by itself, on two relays under load.
+func TestFaults(t *testing.T) {
+	a := startArena(t)
+	for _, group := range []struct {
+		name   string
+		faults []fault
+	}{{"postgres", databaseFaults}, {"kafka", kafkaFaults}} {
+		t.Run(group.name, func(t *testing.T) {
+			for _, f := range group.faults {
+				t.Run(f.name, func(t *testing.T) {
+					p := newPlay(t, a, 2, 1, nil)
+					p.perform(scenario.Workload{}, func(ctx context.Context) (int, error) {
+						return f.inflict(ctx, p, p.stage.Random(1<<33))
+					})
+				})
+			}
+		})
+	}
+}
