@@ -92,7 +92,7 @@ func build(ctx context.Context, binary string) error {
 
 // buildPrograms makes the programs that the scenarios run into the folder.
 func buildPrograms(ctx context.Context, dir string) error {
-	return goBuild(ctx, "github.com/outboxrelay/relay/e2e", "-o", dir, "./cmd/producer")
+	return goBuild(ctx, "github.com/outboxrelay/relay/e2e", "-o", dir, "./cmd/effects", "./cmd/producer")
 }
 
 // goBuild runs go build in the module's folder.
