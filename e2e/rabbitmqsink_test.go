@@ -232,15 +232,20 @@ func TestRabbitMQSinkConnectionsClosed(t *testing.T) {
 func TestRabbitMQSinkRestart(t *testing.T) {
 	t.Parallel()
 	node := startRabbit(t, servers.RabbitMQOptions{OnDisk: true})
-	for name, end := range map[string]func() error{
-		"stop": node.Stop,
-		"kill": func() error { node.Kill(); return nil },
+	kill := func() error { node.Kill(); return nil }
+	for _, test := range []struct {
+		name, order string
+		end         func() error
+	}{
+		{"stop", rabbitmq.OrderStrict, node.Stop},
+		{"kill", rabbitmq.OrderStrict, kill},
+		{"kill", rabbitmq.OrderPipelined, kill},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(test.name+"/"+test.order, func(t *testing.T) {
 			queue := rabbitQueue(t, node.URL("/"))
-			publisher := rabbitPublisher(t, node.URL("/"), nil)
+			publisher := rabbitPublisher(t, node.URL("/"), func(c *rabbitmq.Config) { c.Order = test.order })
 			messages, failures := rabbitThrough(t, publisher, queue, func() error {
-				if err := end(); err != nil {
+				if err := test.end(); err != nil {
 					return err
 				}
 				return node.Start(t.Context())
@@ -255,69 +260,77 @@ func TestRabbitMQSinkRestart(t *testing.T) {
 func TestRabbitMQSinkFrozen(t *testing.T) {
 	t.Parallel()
 	node := startRabbit(t, servers.RabbitMQOptions{})
-	queue := rabbitQueue(t, node.URL("/"))
-	publisher := rabbitPublisher(t, node.URL("/"), nil)
-	messages := rabbitMessages("", queue, 5_000, 97)
-	rabbitDrain(t, publisher, messages[:100], "connection")
-	if err := node.Pause(); err != nil {
-		t.Fatal(err)
+	for _, order := range rabbitOrders {
+		t.Run(order, func(t *testing.T) {
+			queue := rabbitQueue(t, node.URL("/"))
+			publisher := rabbitPublisher(t, node.URL("/"), func(c *rabbitmq.Config) { c.Order = order })
+			messages := rabbitMessages("", queue, 5_000, 97)
+			rabbitDrain(t, publisher, messages[:100], "connection")
+			if err := node.Pause(); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			began := time.Now()
+			results := publisher.Publish(ctx, messages[100:])
+			if took := time.Since(began); took > 4*time.Second {
+				t.Errorf("Publish took %s with a context of 1s", took)
+			}
+			if results == nil || sinks.ReasonOf(results[0]) != "timeout" {
+				t.Errorf("Publish to a frozen broker: %v", results)
+			}
+			if err := node.Resume(); err != nil {
+				t.Fatal(err)
+			}
+			rabbitDrain(t, publisher, messages[100:], "connection", "timeout")
+			rabbitTally(t, node.URL("/"), queue, messages, len(messages))
+		})
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	began := time.Now()
-	results := publisher.Publish(ctx, messages[100:])
-	if took := time.Since(began); took > 4*time.Second {
-		t.Errorf("Publish took %s with a context of 1s", took)
-	}
-	if results == nil || sinks.ReasonOf(results[0]) != "timeout" {
-		t.Errorf("Publish to a frozen broker: %v", results)
-	}
-	if err := node.Resume(); err != nil {
-		t.Fatal(err)
-	}
-	rabbitDrain(t, publisher, messages[100:], "connection", "timeout")
-	rabbitTally(t, node.URL("/"), queue, messages, len(messages))
 }
 
 func TestRabbitMQSinkMemoryAlarm(t *testing.T) {
 	t.Parallel()
 	node := startRabbit(t, servers.RabbitMQOptions{})
-	queue := rabbitQueue(t, node.URL("/"))
-	publisher := rabbitPublisher(t, node.URL("/"), nil)
-	messages := rabbitMessages("", queue, 3_000, 97)
-	rabbitDrain(t, publisher, messages[:100], "connection")
-	if _, err := node.Control(t.Context(), "set_vm_memory_high_watermark", "0"); err != nil {
-		t.Fatal(err)
-	}
-	// The broker says so only after the first publish.
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		began := time.Now()
-		results := publisher.Publish(t.Context(), messages[100:])
-		if results != nil && sinks.ReasonOf(results[0]) == "blocked" {
-			if took := time.Since(began); took > 10*time.Second {
-				t.Errorf("Publish took %s", took)
+	for _, order := range rabbitOrders {
+		t.Run(order, func(t *testing.T) {
+			queue := rabbitQueue(t, node.URL("/"))
+			publisher := rabbitPublisher(t, node.URL("/"), func(c *rabbitmq.Config) { c.Order = order })
+			messages := rabbitMessages("", queue, 3_000, 97)
+			rabbitDrain(t, publisher, messages[:100], "connection")
+			if _, err := node.Control(t.Context(), "set_vm_memory_high_watermark", "0"); err != nil {
+				t.Fatal(err)
 			}
-			if sinks.ScopeOf(results[0]) != sinks.ScopeSink || !strings.Contains(results[0].Error(), "memory") {
-				t.Errorf("blocked: %v", results[0])
+			// The broker says so only after the first publish.
+			for deadline := time.Now().Add(30 * time.Second); ; {
+				began := time.Now()
+				results := publisher.Publish(t.Context(), messages[100:])
+				if results != nil && sinks.ReasonOf(results[0]) == "blocked" {
+					if took := time.Since(began); took > 10*time.Second {
+						t.Errorf("Publish took %s", took)
+					}
+					if sinks.ScopeOf(results[0]) != sinks.ScopeSink || !strings.Contains(results[0].Error(), "memory") {
+						t.Errorf("blocked: %v", results[0])
+					}
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("never blocked: %v", results)
+				}
 			}
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("never blocked: %v", results)
-		}
+			began := time.Now()
+			if results := publisher.Publish(t.Context(), messages[100:]); results == nil || sinks.ReasonOf(results[0]) != "blocked" || time.Since(began) > time.Second {
+				t.Errorf("while blocked: after %s", time.Since(began))
+			}
+			if err := publisher.Ping(t.Context()); sinks.ReasonOf(err) != "blocked" {
+				t.Errorf("Ping while blocked: %v", err)
+			}
+			if _, err := node.Control(t.Context(), "set_vm_memory_high_watermark", "0.4"); err != nil {
+				t.Fatal(err)
+			}
+			rabbitDrain(t, publisher, messages[100:], "blocked")
+			rabbitTally(t, node.URL("/"), queue, messages, 1000)
+		})
 	}
-	began := time.Now()
-	if results := publisher.Publish(t.Context(), messages[100:]); results == nil || sinks.ReasonOf(results[0]) != "blocked" || time.Since(began) > time.Second {
-		t.Errorf("while blocked: after %s", time.Since(began))
-	}
-	if err := publisher.Ping(t.Context()); sinks.ReasonOf(err) != "blocked" {
-		t.Errorf("Ping while blocked: %v", err)
-	}
-	if _, err := node.Control(t.Context(), "set_vm_memory_high_watermark", "0.4"); err != nil {
-		t.Fatal(err)
-	}
-	rabbitDrain(t, publisher, messages[100:], "blocked")
-	rabbitTally(t, node.URL("/"), queue, messages, 1000)
 }
 
 // TestRabbitMQSinkRefusals has a node with small limits and a user with few
