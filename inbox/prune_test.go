@@ -1,0 +1,181 @@
+package inbox_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/outboxrelay/relay/inbox"
+	"github.com/outboxrelay/relay/internal/pgtest"
+	"github.com/outboxrelay/relay/migrations"
+)
+
+func prune(t *testing.T, db inbox.Querier, box *inbox.Inbox, want int64) {
+	t.Helper()
+	n, err := box.Prune(t.Context(), db)
+	if n != want || err != nil {
+		t.Errorf("removed %d (%v), want %d", n, err, want)
+	}
+}
+
+// countBatches notes how many rows each statement deletes.
+func countBatches(t *testing.T, db *pgtest.Database) {
+	t.Helper()
+	db.Exec(t, `CREATE TABLE batches (deleted bigint)`, `
+CREATE FUNCTION count_batch() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO batches SELECT count(*) FROM gone; RETURN NULL; END $$`,
+		`CREATE TRIGGER count_batch AFTER DELETE ON inbox REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION count_batch()`)
+}
+
+func TestPrune(t *testing.T) {
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
+		t.Run(mode.String(), func(t *testing.T) {
+			db := newDatabase(t)
+			pool := newPool(t, db.URL, func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode })
+			countBatches(t, db)
+			db.Exec(t, `INSERT INTO inbox (consumer, message_id, processed_at)
+				SELECT 'c' || n % 3, gen_random_uuid(), now() - CASE WHEN n % 7 = 0 THEN interval '6 days' ELSE interval '8 days' END FROM generate_series(1, 21000) n`,
+				`INSERT INTO inbox_order (consumer, topic, key, sequence, updated_at) VALUES ('c', 't', 'old', 1, now() - interval '8 days'), ('c', 't', 'new', 1, now() - interval '6 days')`)
+			box := &inbox.Inbox{} // of no consumer in particular
+			prune(t, pool, box, 18000)
+			if n := db.Int(t, `SELECT count(*) FROM inbox`); n != 3000 {
+				t.Errorf("%d rows are left, want 3000", n)
+			}
+			if n := db.Int(t, `SELECT count(*) FROM inbox WHERE processed_at < now() - interval '7 days'`); n != 0 {
+				t.Errorf("%d old rows are left", n)
+			}
+			if n := db.Int(t, `SELECT max(deleted) FROM batches`); n > 5000 {
+				t.Errorf("one statement deleted %d rows", n)
+			}
+			if n := db.Int(t, `SELECT count(*) FROM inbox_order`); n != 1 {
+				t.Errorf("%d keys are left, want 1", n)
+			}
+			prune(t, pool, box, 0)
+			prune(t, pool, &inbox.Inbox{Retention: 24 * time.Hour}, 3000)
+		})
+	}
+}
+
+// Retention is the time in which a duplicate is recognised.
+func TestRetentionIsTheWindow(t *testing.T) {
+	db := newDatabase(t)
+	box := &inbox.Inbox{Consumer: "mail", Retention: time.Hour}
+	old, young := newMessage(), newMessage()
+	for _, m := range []inbox.Message{old, young} {
+		result, err := box.Process(t.Context(), db.Pool, m, apply)
+		expectResult(t, "at first", result, inbox.Processed, err)
+	}
+	db.Exec(t, `UPDATE inbox SET processed_at = now() - interval '61 minutes' WHERE message_id = '`+old.ID.String()+`'`,
+		`UPDATE inbox SET processed_at = now() - interval '59 minutes' WHERE message_id = '`+young.ID.String()+`'`)
+	prune(t, db.Pool, box, 1)
+	result, err := box.Process(t.Context(), db.Pool, old, apply)
+	expectResult(t, "older than the retention", result, inbox.Processed, err)
+	result, err = box.Process(t.Context(), db.Pool, young, apply)
+	expectResult(t, "younger than the retention", result, inbox.Duplicate, err)
+}
+
+func TestPruneBesideConsumersAndOtherPruners(t *testing.T) {
+	db := newDatabase(t)
+	db.Exec(t, `INSERT INTO inbox (consumer, message_id, processed_at) SELECT 'mail', gen_random_uuid(), now() - interval '8 days' FROM generate_series(1, 20000)`)
+	box := &inbox.Inbox{Consumer: "mail"}
+	var removed [3]int64
+	var group sync.WaitGroup
+	for i := range removed {
+		group.Go(func() {
+			var err error
+			if removed[i], err = box.Prune(context.Background(), db.Pool); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range 2 {
+		group.Go(func() {
+			for range 100 {
+				if _, err := box.Process(context.Background(), db.Pool, newMessage(), apply); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	if sum := removed[0] + removed[1] + removed[2]; sum != 20000 {
+		t.Errorf("removed %v, %d in all", removed, sum)
+	}
+	expectEffects(t, db, 200)
+}
+
+func TestPruneWithoutAnInbox(t *testing.T) {
+	db := pgtest.New(t)
+	_, err := (&inbox.Inbox{}).Prune(t.Context(), db.Pool)
+	if !errors.Is(err, inbox.ErrNoTable) || !strings.Contains(err.Error(), "relay migrate --only inbox") {
+		t.Error(err)
+	}
+	_, err = (&inbox.Inbox{Retention: -time.Second}).Prune(t.Context(), db.Pool)
+	if err == nil || !strings.Contains(err.Error(), "negative") {
+		t.Error(err)
+	}
+}
+
+// The table that docs/inbox.md advises for large volumes, from the page itself.
+func TestPartitionedInbox(t *testing.T) {
+	db := newDatabase(t)
+	db.Exec(t, `DROP TABLE inbox`, example(t, "PARTITION BY RANGE (message_id)"), example(t, "PARTITION OF inbox DEFAULT"), example(t, "CREATE FUNCTION uuid_at"))
+	db.Exec(t, `DO $$ BEGIN EXECUTE format('CREATE TABLE inbox_today PARTITION OF inbox FOR VALUES FROM (%L) TO (%L)', uuid_at(now() - interval '1 day'), uuid_at(now() + interval '1 day')); END $$`)
+	box := &inbox.Inbox{Consumer: "mail"}
+	timed, random := newMessage(), newMessage()
+	var version7 string
+	if err := db.Pool.QueryRow(t.Context(), `SELECT uuid_at(now())`).Scan(&version7); err != nil {
+		t.Fatal(err)
+	}
+	today, err := inbox.ParseID(version7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	timed.ID = today
+	random.ID[0] = 0xff
+	for _, want := range []string{"[processed processed]", "[duplicate duplicate]"} {
+		results, err := box.ProcessBatch(t.Context(), db.Pool, []inbox.Message{timed, random}, applyAll)
+		if err != nil || fmt.Sprint(results) != want {
+			t.Errorf("%v (%v), want %s", results, err, want)
+		}
+	}
+	if n := db.Int(t, `SELECT count(*) FROM inbox_today`); n != 1 {
+		t.Errorf("%d rows are in the partition of today, want 1", n)
+	}
+	db.Exec(t, `UPDATE inbox SET processed_at = now() - interval '8 days'`)
+	prune(t, db.Pool, box, 2)
+	for _, want := range []bool{true, false} {
+		var claimed bool
+		if err := db.Pool.QueryRow(t.Context(), `SELECT inbox_claim('mail', $1)`, timed.ID.String()).Scan(&claimed); err != nil || claimed != want {
+			t.Errorf("claimed %v (%v), want %v", claimed, err, want)
+		}
+	}
+	result, err := box.Process(t.Context(), db.Pool, timed, apply)
+	expectResult(t, "what the function claimed", result, inbox.Duplicate, err)
+}
+
+func TestNamesAreQuoted(t *testing.T) {
+	db := newDatabase(t)
+	target := migrations.Target{Schema: `Odd "s'chema" %s`, Table: `In'box "1" %s`, Set: migrations.Inbox}
+	migrate(t, db, target)
+	box := &inbox.Inbox{Consumer: `it's "mail"`, Schema: target.Schema, Table: target.Table, Order: inbox.OrderReport}
+	m := sequenced("k", 1)
+	for _, want := range []string{"[processed]", "[duplicate]"} {
+		results, err := box.ProcessBatch(t.Context(), db.Pool, []inbox.Message{m}, applyAll)
+		if err != nil || fmt.Sprint(results) != want {
+			t.Errorf("%v (%v), want %s", results, err, want)
+		}
+	}
+	result, err := box.Process(t.Context(), db.Pool, m, apply)
+	expectResult(t, "one", result, inbox.Duplicate, err)
+	table := pgx.Identifier{target.Schema, target.Table}.Sanitize()
+	db.Exec(t, `UPDATE `+table+` SET processed_at = now() - interval '8 days'`)
+	prune(t, db.Pool, box, 1)
+}
