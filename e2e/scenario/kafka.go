@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"strconv"
 	"sync"
@@ -111,16 +112,12 @@ func (k *KafkaLog) Repartitioned(topic string, partitions int) {
 	}
 }
 
-// Recreated tells the log that the topic was deleted and made again, so that it
-// begins anew. What was read of the old one stays in the log.
-func (k *KafkaLog) Recreated(topic string) {
+// Deleted tells the log that the topic is gone. What was read of it stays in the
+// log; a new topic of that name begins anew, with Repartitioned.
+func (k *KafkaLog) Deleted(topic string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for place := range k.next {
-		if place.topic == topic {
-			k.next[place] = 0
-		}
-	}
+	maps.DeleteFunc(k.next, func(place topicPartition, _ int64) bool { return place.topic == topic })
 }
 
 // Sink implements Log.

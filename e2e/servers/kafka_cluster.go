@@ -292,6 +292,13 @@ func (c *KafkaCluster) CreateTopic(ctx context.Context, name string, partitions 
 	return c.AwaitReplicas(ctx, clusterReplicas, name)
 }
 
+// DeleteTopic deletes a topic and returns when it is gone from the metadata.
+func (c *KafkaCluster) DeleteTopic(ctx context.Context, name string) error {
+	client, done := kafkaClient(c.Brokers()...)
+	defer done()
+	return deleteTopic(ctx, client, name)
+}
+
 // Leader is the broker that leads a partition of a topic.
 func (c *KafkaCluster) Leader(ctx context.Context, topic string, partition int) (*KafkaNode, error) {
 	found, err := c.partition(ctx, topic, partition)

@@ -71,7 +71,7 @@ func (k *Kafka) CreateTopic(ctx context.Context, name string, partitions int, co
 	k.topicsMu.Lock()
 	k.topics[name] = partitions
 	k.topicsMu.Unlock()
-	return k.await(ctx, name, func(topic kafka.Topic) error { return checkTopic(topic, partitions) })
+	return awaitTopic(ctx, client, name, func(topic kafka.Topic) error { return checkTopic(topic, partitions) })
 }
 
 func createTopic(ctx context.Context, client *kafka.Client, name string, partitions, replicas int, configs map[string]string) error {
@@ -93,6 +93,13 @@ func createTopic(ctx context.Context, client *kafka.Client, name string, partiti
 func (k *Kafka) DeleteTopic(ctx context.Context, name string) error {
 	client, done := k.client()
 	defer done()
+	k.topicsMu.Lock()
+	delete(k.topics, name)
+	k.topicsMu.Unlock()
+	return deleteTopic(ctx, client, name)
+}
+
+func deleteTopic(ctx context.Context, client *kafka.Client, name string) error {
 	response, err := client.DeleteTopics(ctx, &kafka.DeleteTopicsRequest{Topics: []string{name}})
 	if err == nil {
 		err = response.Errors[name]
@@ -100,10 +107,7 @@ func (k *Kafka) DeleteTopic(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("deleting Kafka topic %q: %w", name, err)
 	}
-	k.topicsMu.Lock()
-	delete(k.topics, name)
-	k.topicsMu.Unlock()
-	return k.await(ctx, name, func(topic kafka.Topic) error {
+	return awaitTopic(ctx, client, name, func(topic kafka.Topic) error {
 		if errors.Is(topic.Error, kafka.UnknownTopicOrPartition) {
 			return nil
 		}
@@ -111,12 +115,10 @@ func (k *Kafka) DeleteTopic(ctx context.Context, name string) error {
 	})
 }
 
-// await polls the topic's metadata until check accepts it.
-func (k *Kafka) await(ctx context.Context, name string, check func(kafka.Topic) error) error {
+// awaitTopic polls the topic's metadata until check accepts it.
+func awaitTopic(ctx context.Context, client *kafka.Client, name string, check func(kafka.Topic) error) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	client, done := k.client()
-	defer done()
 	for {
 		metadata, err := client.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{name}})
 		if err == nil {
