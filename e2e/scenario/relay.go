@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -174,6 +175,18 @@ func (r *Relay) Get(path string) int {
 	}
 	_ = response.Body.Close()
 	return response.StatusCode
+}
+
+// Page returns what a path answers, empty when there is no answer.
+func (r *Relay) Page(path string) string {
+	client := http.Client{Timeout: 5 * time.Second}
+	response, err := client.Get("http://" + r.Address + path)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, _ := io.ReadAll(response.Body) // half a page is as good as none
+	return string(body)
 }
 
 func (r *Relay) current() *child.Process {
