@@ -145,6 +145,12 @@ var (
 	errTooLarge   = &sinks.Error{Scope: sinks.ScopeMessage, Permanent: true, Reason: "message_too_large", Err: errors.New("too large")}
 )
 
+// errRefused may get through another time, errNoReplicas is of a partition.
+var (
+	errRefused    = &sinks.Error{Scope: sinks.ScopeMessage, Reason: "refused", Err: errors.New("refused by a policy")}
+	errNoReplicas = &sinks.Error{Scope: sinks.ScopePartition, Reason: "not_enough_replicas", Err: errors.New("not enough replicas")}
+)
+
 // refuseIDs refuses messages by id.
 func refuseIDs(err error, ids ...int64) func(sinks.Message) error {
 	return func(m sinks.Message) error {

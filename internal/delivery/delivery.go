@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"context"
-	"math/bits"
 	"slices"
 	"strings"
 	"sync"
@@ -26,11 +25,17 @@ type delivery struct {
 	// results has one entry per message of the batch once there is a failure.
 	results []error
 	targets []route.Target
+	// held: the batch is of messages that were held back.
+	held bool
+	// probes are the holds that the batch tries.
+	probes []*hold
 }
 
 // parcel is what goes to one sink.
 type parcel struct {
-	gate     *gate
+	gate *gate
+	// closings is the gate's when the batch was claimed.
+	closings int
 	messages []sinks.Message
 	// indexes says which message of the batch each is; nil when it is all.
 	indexes []int
@@ -80,15 +85,18 @@ func (l *Loop) blocked() []string {
 }
 
 // route finds each message's destination and sorts the batch into parcels.
-func (l *Loop) route(batch source.Batch) *delivery {
+func (l *Loop) route(batch source.Batch, held bool) *delivery {
 	messages := batch.Messages()
-	d := &delivery{batch: batch, targets: make([]route.Target, len(messages))}
+	d := &delivery{batch: batch, targets: make([]route.Target, len(messages)), held: held}
 	var only *gate // while all go to one sink
 	mixed := false
 	for i := range messages {
 		m := &messages[i]
 		target, err := l.options.Routes.Resolve(m.Topic, m.Type, m.Key)
 		d.targets[i] = target
+		if err == nil {
+			err = batch.Refused(i)
+		}
 		if err != nil {
 			d.fail(i, err)
 			mixed = true
@@ -105,9 +113,25 @@ func (l *Loop) route(batch source.Batch) *delivery {
 		d.sort(l, messages)
 	}
 	for _, p := range d.parcels {
-		p.gate.begin()
+		p.closings = p.gate.begin()
 	}
+	l.probe(d)
 	return d
+}
+
+// probe notes which holds the batch tries.
+func (l *Loop) probe(d *delivery) {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	if l.holds.empty() {
+		return
+	}
+	messages := d.batch.Messages()
+	for i := range messages {
+		if h := l.holds.begin(messages[i].Topic); h != nil {
+			d.probes = append(d.probes, h)
+		}
+	}
 }
 
 // sort makes a parcel per sink.
@@ -158,25 +182,24 @@ func (d *delivery) result(i int) error {
 func (l *Loop) deliver(ctx context.Context, d *delivery) {
 	publishing, cancel := context.WithTimeout(ctx, l.options.PublishTimeout)
 	defer cancel()
-	outcomes := make([][]error, len(d.parcels))
+	results := make([][]error, len(d.parcels))
+	publish := func(i int, p *parcel) {
+		began := time.Now()
+		results[i] = p.gate.publisher.Publish(publishing, p.messages)
+		l.options.Observer.PublishTook(p.gate.name, time.Since(began))
+	}
 	var wait sync.WaitGroup
 	for i, p := range d.parcels[min(1, len(d.parcels)):] {
-		wait.Go(func() { outcomes[i+1] = p.gate.publisher.Publish(publishing, p.messages) })
+		wait.Go(func() { publish(i+1, p) })
 	}
 	if len(d.parcels) > 0 {
-		outcomes[0] = d.parcels[0].gate.publisher.Publish(publishing, d.parcels[0].messages)
+		publish(0, d.parcels[0])
 	}
 	wait.Wait()
 	for i, p := range d.parcels {
-		l.judge(d, p, outcomes[i], ctx.Err() != nil)
+		l.judge(d, p, results[i], ctx.Err() != nil)
 	}
-	l.hold(d)
-
-	settling, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
-	defer cancel()
-	if err := d.batch.Settle(settling, func(i int) bool { return d.result(i) == nil }); err != nil {
-		l.options.Logger.Warn("published messages could not be marked; they will be sent again", "error", err)
-	}
+	l.settle(context.WithoutCancel(ctx), d, l.decide(d))
 }
 
 // judge takes a sink's results over and tells its gate, unless they are what
@@ -205,42 +228,9 @@ func (l *Loop) judge(d *delivery, p *parcel, results []error, stopping bool) {
 	switch {
 	case stopping:
 	case away != nil:
-		p.gate.failed(away)
+		p.gate.failed(away, time.Now(), p.closings)
 	case answered:
-		p.gate.succeeded(time.Now())
-	}
-}
-
-// hold makes those keys wait whose messages were refused for what they are or
-// for where they go, and forgets the failures of those that got through.
-func (l *Loop) hold(d *delivery) {
-	l.mutex.Lock()
-	defer l.mutex.Unlock()
-	if d.results == nil && l.holds.empty() {
-		return
-	}
-	now := time.Now()
-	messages := d.batch.Messages()
-	for i := range messages {
-		m, err := &messages[i], d.result(i)
-		if err == nil {
-			l.holds.published(m.Topic, m.Key, m.Sequence)
-			continue
-		}
-		s := scope{topic: m.Topic, key: m.Key, id: m.Sequence, everything: l.options.TotalOrder}
-		switch sinks.ScopeOf(err) {
-		case sinks.ScopeSink, sinks.ScopeSkipped:
-			continue
-		case sinks.ScopeDestination:
-			s.wholeTopic = l.oneDestination(d.targets[i])
-		case sinks.ScopePartition, sinks.ScopeMessage:
-		}
-		failures, pause, first := l.holds.add(now, s, l.options.Backoff)
-		if first && bits.OnesCount(uint(failures)) == 1 { // the 1st, 2nd, 4th, 8th … time
-			l.options.Logger.Warn("a message was refused; its key waits, others go on",
-				"topic", m.Topic, "id", m.Sequence, "message_id", uuid(m.ID), "concerns", sinks.ScopeOf(err).String(),
-				"attempts", failures, "retry_in", pause.Round(time.Millisecond).String(), "reason", sinks.ReasonOf(err), "error", err)
-		}
+		p.gate.succeeded(time.Now(), p.closings)
 	}
 }
 

@@ -36,24 +36,31 @@ type gate struct {
 	publisher sinks.Publisher
 	backoff   Backoff
 	logger    *slog.Logger
-	// changed is called when claims may have become possible; it must not block.
-	changed func()
+	// changed is called when claims may have become possible, and observed whenever
+	// it was found out whether the sink is up; they must not block.
+	changed  func()
+	observed func(up bool)
 
-	mutex    sync.Mutex
-	state    gateState
-	probing  bool
+	mutex   sync.Mutex
+	state   gateState
+	probing bool
+	// failures in a row; what is open again for less than its last pause is not
+	// yet a new row.
 	failures int
 	reason   string
-	// byPing: it was a ping that closed the gate.
-	byPing   bool
-	lastSeen time.Time
+	// refused: a publish failed since the gate was open, so that a ping is not
+	// enough to open it.
+	refused            bool
+	lastSeen, openedAt time.Time
+	// closings counts how often the gate was closed.
+	closings int
 	// closing wakes the monitor.
 	closing chan struct{}
 }
 
-func newGate(name string, publisher sinks.Publisher, backoff Backoff, logger *slog.Logger, changed func()) *gate {
+func newGate(name string, publisher sinks.Publisher, backoff Backoff, logger *slog.Logger, changed func(), observed func(up bool)) *gate {
 	return &gate{
-		name: name, publisher: publisher, backoff: backoff, changed: changed,
+		name: name, publisher: publisher, backoff: backoff, changed: changed, observed: observed,
 		logger:  logger.With("sink", name),
 		closing: make(chan struct{}, 1),
 	}
@@ -67,42 +74,69 @@ func (g *gate) passes() bool {
 }
 
 // begin tells that a batch with messages for the sink was claimed; while the
-// gate is half open, it is the only one.
-func (g *gate) begin() {
+// gate is half open, it is the only one. What it returns belongs to succeeded.
+func (g *gate) begin() (closings int) {
 	g.mutex.Lock()
 	defer g.mutex.Unlock()
 	g.probing = g.state == halfOpen
+	return g.closings
 }
 
 // succeeded tells that the broker acknowledged messages, or refused some for
-// what they are: it is there.
-func (g *gate) succeeded(now time.Time) {
+// what they are: it is there. A batch that began before the gate was closed
+// does not open it: it says how the broker was.
+func (g *gate) succeeded(now time.Time, closings int) {
 	g.mutex.Lock()
+	g.lastSeen = now
+	if closings != g.closings {
+		g.mutex.Unlock()
+		return
+	}
 	away := g.state != open
-	g.state, g.probing, g.failures, g.reason, g.lastSeen = open, false, 0, "", now
+	if away {
+		g.openedAt = now
+	}
+	g.state, g.probing, g.reason, g.refused = open, false, "", false
 	g.mutex.Unlock()
+	g.observed(true)
 	if away {
 		g.logger.Info("sink is back")
 		g.changed()
 	}
 }
 
-// failed closes the gate because publishing failed with err.
-func (g *gate) failed(err error) { g.close(err, false) }
-
-// close closes the gate, because of a ping or of a publish.
-func (g *gate) close(err error, byPing bool) {
-	reason := sinks.ReasonOf(err)
+// failed closes the gate because publishing failed with err. Batches that were
+// under way together fail together: the first one says it all.
+func (g *gate) failed(err error, now time.Time, closings int) {
 	g.mutex.Lock()
-	// Batches that were under way together fail together: that is one failure.
-	if g.state != closed || byPing {
-		g.failures++
+	defer g.mutex.Unlock()
+	if closings == g.closings {
+		g.refused = true
+		g.close(err, now)
 	}
+}
+
+// pinged closes the gate because a ping failed with err.
+func (g *gate) pinged(err error, now time.Time) {
+	g.mutex.Lock()
+	defer g.mutex.Unlock()
+	g.close(err, now)
+}
+
+// close closes the gate; its caller holds the mutex.
+func (g *gate) close(err error, now time.Time) {
+	reason := sinks.ReasonOf(err)
+	// Some messages of a sink that is half there get through: no reason to ask it
+	// as often as one that failed for the first time.
+	if g.state == open && now.Sub(g.openedAt) > g.backoff.longest(g.failures) {
+		g.failures = 0
+	}
+	g.failures++
+	g.closings++
 	// Once per change of state and of reason, not once per attempt.
 	news := reason != g.reason
-	g.byPing = byPing
 	g.state, g.probing, g.reason = closed, false, reason
-	g.mutex.Unlock()
+	g.observed(false)
 	if news {
 		g.logger.Warn("sink is away; nothing is lost, it is tried until it is back", "reason", reason, "error", err)
 	}
@@ -154,7 +188,7 @@ func (g *gate) step(ctx context.Context) {
 	case err == nil:
 		g.answered(time.Now())
 	case ctx.Err() == nil: // otherwise the relay stops, and the sink is not at fault
-		g.close(err, true)
+		g.pinged(err, time.Now())
 	}
 }
 
@@ -162,18 +196,19 @@ func (g *gate) step(ctx context.Context) {
 // failed, since a broker may answer and yet accept nothing.
 func (g *gate) answered(now time.Time) {
 	g.mutex.Lock()
-	state, byPing := g.state, g.byPing
-	if state == closed && !byPing {
+	state, refused, closings := g.state, g.refused, g.closings
+	if state == closed && refused {
 		g.state = halfOpen
 	}
 	g.lastSeen = now
 	g.mutex.Unlock()
-	if state != closed {
-		return
-	}
-	if byPing {
-		g.succeeded(now)
-	} else {
+	switch {
+	case state == open:
+		g.observed(true)
+	case state == halfOpen:
+	case refused:
 		g.changed()
+	default:
+		g.succeeded(now, closings)
 	}
 }

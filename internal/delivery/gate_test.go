@@ -14,13 +14,18 @@ type gateTest struct {
 	broker  *broker
 	journal *journal
 	changes int
+	up      bool
 }
 
 func newGateTest() *gateTest {
 	g := &gateTest{broker: &broker{}, journal: newJournal()}
-	g.gate = newGate("main", g.broker, steady, slog.New(g.journal), func() { g.changes++ })
+	g.gate = newGate("main", g.broker, steady, slog.New(g.journal), func() { g.changes++ }, func(up bool) { g.up = up })
 	return g
 }
+
+// fail and succeed are of a batch that was claimed just now.
+func (g *gateTest) fail()    { g.failed(errConnection, time.Now(), g.closings) }
+func (g *gateTest) succeed() { g.succeeded(time.Now(), g.closings) }
 
 func (g *gateTest) expect(t *testing.T, state gateState, passes bool) {
 	t.Helper()
@@ -42,7 +47,7 @@ func (g *gateTest) expectLines(t *testing.T, away, back int) {
 func TestGateOpensHalfwayAfterPublishFailed(t *testing.T) {
 	g := newGateTest()
 	g.expect(t, open, true)
-	g.failed(errConnection)
+	g.fail()
 	g.expect(t, closed, false)
 	g.expectLines(t, 1, 0)
 
@@ -56,7 +61,7 @@ func TestGateOpensHalfwayAfterPublishFailed(t *testing.T) {
 	g.step(t.Context()) // and no ping says anything meanwhile
 	g.expect(t, halfOpen, false)
 
-	g.failed(errConnection) // it answers, but takes nothing
+	g.fail() // it answers, but takes nothing
 	g.expect(t, closed, false)
 	g.expectLines(t, 1, 0)
 	if pause := g.untilStep(); pause != 2*steady.Initial {
@@ -64,12 +69,65 @@ func TestGateOpensHalfwayAfterPublishFailed(t *testing.T) {
 	}
 	g.step(t.Context())
 	g.begin()
-	g.succeeded(time.Now())
+	g.succeed()
 	g.expect(t, open, true)
 	g.expectLines(t, 1, 1)
-	if g.changes != 3 || g.failures != 0 {
-		t.Errorf("%d changes were told, %d failures remembered; want 3 and 0", g.changes, g.failures)
+	if g.changes != 3 || !g.up {
+		t.Errorf("%d changes were told, up %t; want 3, true", g.changes, g.up)
 	}
+}
+
+// A ping that fails after a publish did must not make the next one that succeeds
+// open the gate for everybody.
+func TestGateOpensHalfwayAfterPublishAndThenPingsFailed(t *testing.T) {
+	g := newGateTest()
+	g.fail()
+	g.broker.away = errConnection
+	g.step(t.Context())
+	g.expect(t, closed, false)
+	g.broker.away = nil
+	g.step(t.Context())
+	g.expect(t, halfOpen, true)
+}
+
+// Batches that began before the broker went away say nothing about it since.
+func TestGateIgnoresBatchesThatBeganBeforeItClosed(t *testing.T) {
+	g := newGateTest()
+	first, second := g.begin(), g.begin()
+	g.failed(errConnection, time.Now(), first)
+	g.succeeded(time.Now(), second)
+	g.expect(t, closed, false)
+	g.step(t.Context())
+	probe := g.begin()
+	g.failed(errConnection, time.Now(), second)
+	g.expect(t, halfOpen, false)
+	if pause := g.backoff.pause(g.failures); pause != steady.Initial {
+		t.Errorf("the pause is %s, want %s", pause, steady.Initial)
+	}
+	g.succeeded(time.Now(), probe)
+	g.expect(t, open, true)
+}
+
+// Part of a sink is there: batches get through and fail in turns.
+func TestGatePausesLongerWhileSomeBatchesGetThrough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGateTest()
+		for i := range 4 {
+			g.fail()
+			if pause, want := g.untilStep(), steady.pause(i+1); pause != want {
+				t.Errorf("failure %d: the pause is %s, want %s", i+1, pause, want)
+			}
+			g.step(t.Context())
+			g.begin()
+			g.succeed()
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(2 * time.Second) // longer than the last pause
+		g.fail()
+		if pause := g.untilStep(); pause != steady.Initial {
+			t.Errorf("after it was open for long the pause is %s, want %s", pause, steady.Initial)
+		}
+	})
 }
 
 func TestGateOpensAtOnceAfterPingsFailed(t *testing.T) {
@@ -97,8 +155,9 @@ func TestGateOpensAtOnceAfterPingsFailed(t *testing.T) {
 
 func TestGateCountsBatchesThatFailTogetherOnce(t *testing.T) {
 	g := newGateTest()
+	together := g.begin()
 	for range 4 { // as many workers
-		g.failed(errConnection)
+		g.failed(errConnection, time.Now(), together)
 	}
 	if pause := g.untilStep(); pause != steady.Initial {
 		t.Errorf("the first pause is %s, want %s", pause, steady.Initial)
@@ -147,14 +206,14 @@ func TestGateMonitorPings(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		at("silent", 0, 2*time.Second, 4*time.Second)
 
-		g.succeeded(time.Now()) // messages flow
+		g.succeed() // messages flow
 		time.Sleep(1500 * time.Millisecond)
-		g.succeeded(time.Now())
+		g.succeed()
 		time.Sleep(1500 * time.Millisecond) // 8 s
 		at("while messages flow")
 
 		g.broker.set(func(b *broker) { b.away = errConnection })
-		g.failed(errConnection)
+		g.fail()
 		time.Sleep(1500 * time.Millisecond)
 		at("away", 8200*time.Millisecond, 8600*time.Millisecond, 9400*time.Millisecond)
 		cancel()

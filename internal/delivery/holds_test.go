@@ -44,15 +44,15 @@ func TestHoldsByScope(t *testing.T) {
 		{"key", scope{topic: "a", key: []byte("k"), id: 7}, source.Exclusion{Keys: []source.Key{{Topic: "a", Key: "k"}}}, false},
 		{"empty key", scope{topic: "a", key: []byte{}, id: 7}, source.Exclusion{Keys: []source.Key{{Topic: "a"}}}, false},
 		{"no key", scope{topic: "a", id: 7}, source.Exclusion{IDs: []int64{7}}, false},
-		{"topic", scope{topic: "a", key: []byte("k"), id: 7, wholeTopic: true}, source.Exclusion{Topics: []string{"a"}}, false},
+		{"topic", scope{topic: "a", key: []byte("k"), id: 7, wholeTopic: true, place: place{destination: "d"}}, source.Exclusion{Topics: []string{"a"}}, false},
 		{"everything", scope{topic: "a", key: []byte("k"), id: 7, everything: true}, source.Exclusion{}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := newHolds()
 			version := h.version
-			failures, pause, first := h.add(epoch, test.scope, steady)
-			if failures != 1 || pause != 200*time.Millisecond || !first {
-				t.Errorf("first failure: %d, %s, %t", failures, pause, first)
+			failures, pause, news := h.add(epoch, test.scope, "r", steady)
+			if failures != 1 || pause != 200*time.Millisecond || !news {
+				t.Errorf("first failure: %d, %s, %t", failures, pause, news)
 			}
 			var got source.Exclusion
 			h.exclude(&got)
@@ -64,8 +64,8 @@ func TestHoldsByScope(t *testing.T) {
 			}
 
 			// Others of the same batch say nothing new.
-			if failures, _, first := h.add(epoch, test.scope, steady); failures != 1 || first {
-				t.Errorf("the same again: %d, %t", failures, first)
+			if failures, _, news := h.add(epoch, test.scope, "r", steady); failures != 1 || news {
+				t.Errorf("the same again: %d, %t", failures, news)
 			}
 
 			// When its pause is over it is tried, and waits longer when refused again.
@@ -81,8 +81,8 @@ func TestHoldsByScope(t *testing.T) {
 			if h.version == version || fmt.Sprint(got) != fmt.Sprint(source.Exclusion{}) || h.all() || !h.nextExpiry.IsZero() {
 				t.Errorf("after the pause: %+v, next expiry %s", got, h.nextExpiry)
 			}
-			if failures, pause, first = h.add(now, test.scope, steady); failures != 2 || pause != 400*time.Millisecond || !first {
-				t.Errorf("second failure: %d, %s, %t", failures, pause, first)
+			if failures, pause, news = h.add(now, test.scope, "r", steady); failures != 2 || pause != 400*time.Millisecond || news {
+				t.Errorf("second failure: %d, %s, %t", failures, pause, news)
 			}
 
 			// Once it got through, its failures are forgotten.
@@ -92,7 +92,7 @@ func TestHoldsByScope(t *testing.T) {
 			if !h.empty() {
 				t.Errorf("after success: %+v", h)
 			}
-			if failures, _, _ := h.add(now, test.scope, steady); failures != 1 {
+			if failures, _, _ := h.add(now, test.scope, "r", steady); failures != 1 {
 				t.Errorf("a failure after success is number %d", failures)
 			}
 		})
@@ -102,7 +102,7 @@ func TestHoldsByScope(t *testing.T) {
 func TestHoldsOutliveTheSuccessOfEarlierMessages(t *testing.T) {
 	// A batch of key k: one acknowledged, the next refused.
 	h := newHolds()
-	h.add(epoch, scope{topic: "a", key: []byte("k"), id: 2}, steady)
+	h.add(epoch, scope{topic: "a", key: []byte("k"), id: 2}, "r", steady)
 	h.published("a", []byte("k"), 1)
 	h.published("a", []byte("other"), 3)
 	h.published("b", []byte("k"), 4)
@@ -115,8 +115,8 @@ func TestHoldsOutliveTheSuccessOfEarlierMessages(t *testing.T) {
 
 func TestHoldsExpireEachAtItsTime(t *testing.T) {
 	h := newHolds()
-	h.add(epoch, scope{topic: "a", key: []byte("late"), id: 1}, Backoff{Initial: 3 * time.Second, Max: time.Hour, Multiplier: 2})
-	h.add(epoch, scope{topic: "a", key: []byte("soon"), id: 2}, Backoff{Initial: time.Second, Max: time.Hour, Multiplier: 2})
+	h.add(epoch, scope{topic: "a", key: []byte("late"), id: 1}, "r", Backoff{Initial: 3 * time.Second, Max: time.Hour, Multiplier: 2})
+	h.add(epoch, scope{topic: "a", key: []byte("soon"), id: 2}, "r", Backoff{Initial: time.Second, Max: time.Hour, Multiplier: 2})
 	if want := epoch.Add(time.Second); !h.nextExpiry.Equal(want) {
 		t.Errorf("next expiry %s, want %s", h.nextExpiry, want)
 	}
@@ -138,14 +138,14 @@ func TestHoldsEscalateToTheTopic(t *testing.T) {
 		if i%2 == 0 {
 			s.key = fmt.Append(nil, i)
 		}
-		h.add(epoch, s, steady)
+		h.add(epoch, s, "r", steady)
 	}
 	var got source.Exclusion
 	h.exclude(&got)
 	if len(got.Keys) != maxHolds/2 || len(got.IDs) != maxHolds/2 || len(got.Topics) != 0 {
 		t.Fatalf("excluded %d keys, %d ids, %d topics", len(got.Keys), len(got.IDs), len(got.Topics))
 	}
-	h.add(epoch, scope{topic: "b", key: []byte("one more")}, steady)
+	h.add(epoch, scope{topic: "b", key: []byte("one more")}, "r", steady)
 	got = source.Exclusion{}
 	h.exclude(&got)
 	if len(got.Keys)+len(got.IDs) != maxHolds || fmt.Sprint(got.Topics) != "[b]" {
@@ -155,11 +155,11 @@ func TestHoldsEscalateToTheTopic(t *testing.T) {
 
 func TestHoldsForgetWhatIsNotTriedAgain(t *testing.T) {
 	h := newHolds()
-	h.add(epoch, scope{topic: "a", key: []byte("cancelled"), id: 1}, steady)
-	h.add(epoch, scope{topic: "a", id: 2}, steady)
+	h.add(epoch, scope{topic: "a", key: []byte("cancelled"), id: 1}, "r", steady)
+	h.add(epoch, scope{topic: "a", id: 2}, "r", steady)
 	h.expire(epoch.Add(steady.Initial))
 	later := epoch.Add(steady.Initial + forgetHold + time.Second)
-	h.add(later, scope{topic: "b", key: []byte("k"), id: 3}, steady)
+	h.add(later, scope{topic: "b", key: []byte("k"), id: 3}, "r", steady)
 	h.expire(later.Add(steady.Initial))
 	if len(h.keys) != 1 || len(h.ids) != 0 {
 		t.Errorf("%d keys and %d ids are remembered, want one key", len(h.keys), len(h.ids))

@@ -30,10 +30,15 @@ const (
 // errNotTried says that the database was not asked.
 var errNotTried = errors.New("not tried")
 
-// Source hands out batches. Claim returns nil where nothing is pending; it is
-// called by one goroutine at a time.
+// Source hands out batches. Claim and ClaimHeld return nil where nothing is
+// pending; they are called by one goroutine.
 type Source interface {
 	Claim(ctx context.Context, exclude source.Exclusion) (source.Batch, error)
+	// ClaimHeld is Claim for messages that Claim leaves out, because they or an
+	// earlier one of their key were refused, and whose time has come.
+	ClaimHeld(ctx context.Context, exclude source.Exclusion) (source.Batch, error)
+	// HeldDue returns when ClaimHeld is worth a call, and false while it is not.
+	HeldDue() (time.Time, bool)
 	// Ping reaches the database without claiming anything.
 	Ping(ctx context.Context) error
 }
@@ -49,10 +54,12 @@ type Options struct {
 	PublishTimeout time.Duration
 	// TotalOrder: a message that fails holds back all others.
 	TotalOrder bool
-	Backoff    Backoff
+	Failures   Failures
 	// ShutdownTimeout bounds what is under way when Run's context ends.
 	ShutdownTimeout time.Duration
 	Logger          *slog.Logger
+	// Observer is told what happens; nil: nobody.
+	Observer Observer
 }
 
 // Loop claims, routes, publishes and settles.
@@ -66,6 +73,8 @@ type Loop struct {
 	ready atomic.Bool
 	// pinged is when the database was last asked for its own sake.
 	pinged time.Time
+
+	turns turns
 
 	mutex     sync.Mutex
 	holds     *holds
@@ -86,8 +95,12 @@ func New(options Options) *Loop {
 		slots:   make(chan struct{}, options.Workers),
 		holds:   newHolds(),
 	}
+	if l.options.Observer == nil {
+		l.options.Observer = nobody{}
+	}
 	for name, publisher := range options.Sinks {
-		l.gates[name] = newGate(name, publisher, options.Backoff, options.Logger, l.Wake)
+		l.gates[name] = newGate(name, publisher, options.Failures.Backoff, options.Logger, l.Wake,
+			func(up bool) { l.options.Observer.SinkUp(name, up) })
 	}
 	return l
 }
@@ -129,7 +142,7 @@ func (l *Loop) Run(ctx context.Context) {
 // claimAll claims batch after batch until ctx ends.
 func (l *Loop) claimAll(ctx, publishing context.Context) {
 	pace := pace{pollInterval: l.options.PollInterval}
-	database := outage{backoff: l.options.Backoff, logger: l.options.Logger}
+	database := outage{backoff: l.options.Failures.Backoff, logger: l.options.Logger}
 	for {
 		select {
 		case <-ctx.Done():
@@ -137,7 +150,7 @@ func (l *Loop) claimAll(ctx, publishing context.Context) {
 		case l.slots <- struct{}{}:
 		}
 		began := time.Now()
-		batch, wait, err := l.claim(ctx)
+		batch, held, wait, err := l.claim(ctx)
 		switch {
 		case errors.Is(err, errNotTried):
 			err = nil
@@ -148,9 +161,11 @@ func (l *Loop) claimAll(ctx, publishing context.Context) {
 			wait = busyPause
 		case err != nil:
 			wait = database.failed(err)
+			l.options.Observer.DatabaseUp(false)
 		default:
 			database.over()
 			l.ready.Store(true)
+			l.options.Observer.DatabaseUp(true)
 		}
 		if batch == nil {
 			<-l.slots
@@ -158,11 +173,19 @@ func (l *Loop) claimAll(ctx, publishing context.Context) {
 				wait = min(wait, pace.after(began, false, false))
 			}
 		} else {
-			wait = pace.after(began, true, batch.Full())
-			d := l.route(batch)
+			l.options.Observer.Claimed(time.Since(began), len(batch.Messages()))
+			wait = 0 // what is held back says nothing about the others
+			if !held {
+				wait = pace.after(began, true, batch.Full())
+			}
+			d := l.route(batch, held)
 			go func() {
 				defer func() { <-l.slots }()
 				l.deliver(publishing, d)
+				if held {
+					l.turns.ended()
+					l.Wake()
+				}
 			}()
 		}
 		if !l.pause(ctx, began, wait, err == nil) {
@@ -171,21 +194,32 @@ func (l *Loop) claimAll(ctx, publishing context.Context) {
 	}
 }
 
-// claim returns the next batch, nil without an error when nothing may be
-// claimed, and how long that stays so at most.
-func (l *Loop) claim(ctx context.Context) (source.Batch, time.Duration, error) {
+// claim returns the next batch, and whether it was held back; nil without an
+// error when nothing may be claimed, and how long that stays so at most.
+func (l *Loop) claim(ctx context.Context) (batch source.Batch, held bool, wait time.Duration, err error) {
 	now := time.Now()
 	exclusion, wait, any := l.exclude(now)
 	if !any {
 		// Nobody to publish to; the database's state is of interest all the same.
 		if now.Sub(l.pinged) < databasePing {
-			return nil, wait, errNotTried
+			return nil, false, wait, errNotTried
 		}
 		l.pinged = now
-		return nil, wait, l.options.Source.Ping(ctx)
+		return nil, false, wait, l.options.Source.Ping(ctx)
 	}
-	batch, err := l.options.Source.Claim(ctx, exclusion)
-	return batch, wait, err
+	due, any := l.options.Source.HeldDue()
+	if any && l.turns.held(now, due) {
+		batch, err = l.options.Source.ClaimHeld(ctx, exclusion)
+		l.turns.claimed(time.Now(), batch != nil)
+		if batch != nil || err != nil {
+			return batch, true, wait, err
+		}
+	}
+	batch, err = l.options.Source.Claim(ctx, exclusion)
+	if due, any = l.options.Source.HeldDue(); any {
+		wait = min(wait, l.turns.wait(time.Now(), due))
+	}
+	return batch, false, wait, err
 }
 
 // pause waits before the next claim, and reports false when ctx ended. A wake

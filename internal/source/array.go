@@ -1,6 +1,9 @@
 package source
 
-import "strconv"
+import (
+	"strconv"
+	"time"
+)
 
 // idArray returns the array literal of ids.
 func idArray(ids []int64) []byte {
@@ -30,6 +33,27 @@ func textArray(texts []string) []byte {
 			b = append(b, text[j])
 		}
 		b = append(b, '"')
+	}
+	return append(b, '}')
+}
+
+// intArray returns the array literal of integers.
+func intArray(values []int) []byte {
+	wide := make([]int64, len(values))
+	for i, v := range values {
+		wide[i] = int64(v)
+	}
+	return idArray(wide)
+}
+
+// secondsArray returns the array literal of durations in seconds.
+func secondsArray(durations []time.Duration) []byte {
+	b := []byte{'{'}
+	for i, d := range durations {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = strconv.AppendFloat(b, d.Seconds(), 'f', 6, 64)
 	}
 	return append(b, '}')
 }

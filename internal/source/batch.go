@@ -2,9 +2,7 @@ package source
 
 import (
 	"context"
-	"fmt"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outboxrelay/relay/sinks"
@@ -24,10 +22,17 @@ type Batch interface {
 	// Full reports whether more messages are likely to wait than the batch could
 	// take: claiming again at once is worth it.
 	Full() bool
-	// Settle records those messages as published whose index published reports
-	// true for, gives the others back, and ends the batch, whatever it returns.
-	// After an error all of them may be claimed again, at worst as duplicates.
-	Settle(ctx context.Context, published func(i int) bool) error
+	// Refused returns why message i must not be sent at all, nil for most: it is
+	// to be treated as one that the broker refused.
+	Refused(i int) error
+	// Failures returns what is remembered of message i from earlier claims.
+	Failures(i int) Failures
+	// Settle records what became of the messages, one outcome for each or nil
+	// when all were published, and ends the batch, whatever it returns. Of one
+	// key at most one message may be refused, and none behind it published.
+	// After an error messages may be claimed again, at worst as duplicates; after
+	// an UnrecordedError only those that were not published.
+	Settle(ctx context.Context, outcomes []Outcome) error
 	// Release gives all messages back and ends the batch.
 	Release()
 }
@@ -44,6 +49,10 @@ type rowBatch struct {
 	// leftOutIDs such rows without a key.
 	leftOut    map[Key]struct{}
 	leftOutIDs []int64
+	// refused are messages that cannot be sent, by their index.
+	refused map[int]error
+	// held is what a batch of held back messages has besides, nil for others.
+	held *heldBatch
 	// full: there is more where this came from.
 	full bool
 	// inserted and flushed are log positions: of the snapshot's end, and of the
@@ -68,36 +77,15 @@ func (b *rowBatch) Messages() []sinks.Message { return b.messages }
 // Full implements Batch.
 func (b *rowBatch) Full() bool { return b.full }
 
-// Settle implements Batch: it marks or deletes, and commits, in one round trip.
-func (b *rowBatch) Settle(ctx context.Context, published func(i int) bool) error {
-	defer b.end()
-	b.ids = b.ids[:0]
-	for i := range b.messages {
-		if published(i) {
-			b.ids = append(b.ids, b.messages[i].Sequence)
-		}
+// Refused implements Batch.
+func (b *rowBatch) Refused(i int) error { return b.refused[i] }
+
+// Failures implements Batch.
+func (b *rowBatch) Failures(i int) Failures {
+	if b.held == nil {
+		return Failures{}
 	}
-	if len(b.ids) == 0 {
-		return nil
-	}
-	batch := &pgconn.Batch{}
-	preparedOn(b.conn.Conn().PgConn()).add(batch, b.claimer.settle, [][]byte{idArray(b.ids)}, nil)
-	batch.ExecParams(`COMMIT`, nil, nil, nil, nil)
-	results, err := b.conn.Conn().PgConn().ExecBatch(ctx, batch).ReadAll()
-	if err == nil && results[1].CommandTag.String() != "COMMIT" {
-		err = fmt.Errorf("the server answered %s to COMMIT", results[1].CommandTag)
-	}
-	if pgconn.Timeout(err) {
-		b.claimer.pool.Reset() // see Claim
-	}
-	if err != nil {
-		return fmt.Errorf("mark %d rows of %s: %w", len(b.ids), b.claimer.statements.outbox, err)
-	}
-	// They are locked, so only a trigger, a rule or a policy can be in the way.
-	if n := results[0].CommandTag.RowsAffected(); n != int64(len(b.ids)) {
-		return fmt.Errorf("%d of %d published rows of %s could be marked: a trigger, a rule or row level security hinders the others", n, len(b.ids), b.claimer.statements.outbox)
-	}
-	return nil
+	return b.held.failures(&b.messages[i])
 }
 
 // Release implements Batch.

@@ -13,7 +13,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -91,11 +90,16 @@ type Claimer struct {
 	settle     string
 	writers    string
 	lowest     string
+	highest    string
+	due        string
 	reserve    string
 	unexcluded claimStatements
+	held       heldStatements
 	// often are the statements that are worth preparing.
 	often  []string
 	floors floors
+	// agenda is when the first of the held back rows is due.
+	agenda agenda
 	// empty counts the claims in a row that found nothing.
 	empty int
 	// around makes the next claim work around rows that somebody else has
@@ -116,19 +120,22 @@ func NewClaimer(pool *pgxpool.Pool, options Options) *Claimer {
 		options:    options,
 		statements: s,
 		// The class tells the shards of one table from those of another.
-		lockClass:  strconv.Itoa(int(int32(crc32.ChecksumIEEE([]byte("outbox-relay:" + s.outbox))))), //nolint:gosec // the bits matter, not the sign
+		lockClass:  strconv.Itoa(int(LockClass(options.Schema, options.Table))),
 		settle:     s.expand(markSQL, "", ""),
 		writers:    s.expand(writersSQL, "", ""),
 		reserve:    s.expand(reserveMarkSQL, "", ""),
-		lowest:     s.expand(lowestSQL, "", ""),
+		lowest:     s.look(options.Ordering),
+		highest:    s.expand(highestSQL, "", ""),
+		due:        s.expand(dueSQL, "", ""),
 		unexcluded: s.claim(options.Ordering, func(int) string { return "" }),
+		held:       s.held(options.Ordering, ""),
 		floors:     newFloors(),
 		decoder:    newDecoder(),
 	}
 	if options.OnPublished == Delete {
 		c.settle, c.reserve = s.expand(deleteSQL, "", ""), s.expand(reserveDeleteSQL, "", "")
 	}
-	c.often = []string{settingsSQL, c.reserve, c.unexcluded.lock, c.unexcluded.read, c.settle, c.lowest, c.writers}
+	c.often = []string{settingsSQL, c.reserve, c.unexcluded.lock, c.unexcluded.read, c.settle, c.lowest, c.highest, c.writers, c.due}
 	c.batches.New = func() any { return new(rowBatch) }
 	return c
 }
@@ -149,18 +156,23 @@ func (c *Claimer) Claim(ctx context.Context, exclude Exclusion) (Batch, error) {
 	}
 	batch, err := c.claim(ctx, conn, exclude)
 	if batch == nil {
-		if pgconn.Timeout(err) {
-			// A connection that swallows everything is not alone in that: each of the
-			// pool's would take as long to find out about.
-			c.pool.Reset()
-		}
-		if isStale(err) {
-			_ = conn.Conn().PgConn().Close(ctx) // the next connection prepares them anew
-		}
-		release(conn)
+		c.giveUp(ctx, conn, err)
 		return nil, err
 	}
 	return batch, nil
+}
+
+// giveUp ends a claim that has no batch.
+func (c *Claimer) giveUp(ctx context.Context, conn *pgxpool.Conn, err error) {
+	if pgconn.Timeout(err) {
+		// A connection that swallows everything is not alone in that: each of the
+		// pool's would take as long to find out about.
+		c.pool.Reset()
+	}
+	if isStale(err) {
+		_ = conn.Conn().PgConn().Close(ctx) // the next connection prepares them anew
+	}
+	release(conn)
 }
 
 func (c *Claimer) holdTimeout() time.Duration { return c.options.PublishTimeout + holdMargin }
@@ -249,15 +261,21 @@ func (c *Claimer) leaveOut(batch *rowBatch) {
 func IsTransient(err error) bool { return errors.Is(err, errRowLocked) }
 
 // probe runs the statement that locks shards by itself, so that they are free
-// again when it ends, and reports whether it found any. It is one round trip
-// and one statement, where a transaction that is given up is two and four, and
+// again when it ends, and reports whether it found any. It is one round trip,
+// where a transaction that is given up is two and four, and
 // an idle relay does little else.
 func (c *Claimer) probe(ctx context.Context, conn *pgconn.PgConn, sql string, floors [Shards]int64, excluded [][]byte) (bool, error) {
-	result := preparedOn(conn).query(ctx, conn, sql, c.lockParameters(0, floors, excluded))
-	if result.Err != nil {
-		return false, fmt.Errorf("claim from %s: %w", c.statements.outbox, result.Err)
+	batch := &pgconn.Batch{}
+	preparedOn(conn).add(batch, sql, c.lockParameters(0, floors, excluded), nil)
+	preparedOn(conn).add(batch, c.due, nil, nil)
+	results, err := conn.ExecBatch(ctx, batch).ReadAll()
+	if err == nil {
+		err = c.agenda.read(results[1])
 	}
-	return len(result.Rows) > 0, nil
+	if err != nil {
+		return false, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
+	}
+	return len(results[0].Rows) > 0, nil
 }
 
 // lockParameters are those of the statement that locks shards, from shard first
@@ -309,36 +327,53 @@ func (c *Claimer) look(ctx context.Context, conn *pgconn.PgConn) error {
 		return nil
 	}
 	from := c.floors.floor
-	if full {
-		for i := range from {
-			from[i] = math.MinInt64
-		}
+	for shard := full.first; shard < full.last; shard++ {
+		from[shard] = math.MinInt64
 	}
 	batch := &pgconn.Batch{}
 	preparedOn(conn).add(batch, c.lowest, [][]byte{idArray(from[:])}, nil)
+	// Rows that are held back are seen by no claim.
+	preparedOn(conn).add(batch, c.highest, [][]byte{[]byte(strconv.Itoa(full.first)), []byte(strconv.Itoa(full.last))}, nil)
 	preparedOn(conn).add(batch, c.writers, [][]byte{[]byte(c.lockClass)}, nil)
+	preparedOn(conn).add(batch, c.due, nil, nil)
 	results, err := conn.ExecBatch(ctx, batch).ReadAll()
+	if err == nil {
+		err = c.agenda.read(results[3])
+	}
 	if err != nil {
 		return fmt.Errorf("look at %s: %w", c.statements.outbox, err)
 	}
-	lowest := map[int]int64{}
+	pending := map[int]lowest{}
 	for _, row := range results[0].Rows {
-		shard, err1 := strconv.Atoi(string(row[0]))
-		id, err2 := strconv.ParseInt(string(row[1]), 10, 64)
-		if err := errors.Join(err1, err2); err != nil {
+		shard, id, err := shardAndID(row)
+		if err != nil {
 			return fmt.Errorf("look at %s: %w", c.statements.outbox, err)
 		}
-		lowest[shard] = id
+		pending[shard] = lowest{id: id, draining: string(row[2]) == "t"}
+	}
+	for _, row := range results[1].Rows {
+		shard, id, err := shardAndID(row)
+		if err != nil {
+			return fmt.Errorf("look at %s: %w", c.statements.outbox, err)
+		}
+		c.floors.saw(shard, id)
 	}
 	var writers []string
-	for _, row := range results[1].Rows {
+	for _, row := range results[2].Rows {
 		writers = append(writers, string(row[0]))
 	}
-	c.floors.answered(full, lowest, writers)
-	if full {
+	c.floors.answered(full, pending, writers)
+	if !full.empty() {
 		c.floors.looked(time.Now(), time.Since(start))
 	}
 	return nil
+}
+
+// shardAndID decodes a shard and an id.
+func shardAndID(row [][]byte) (shard int, id int64, err error) {
+	shard, err1 := strconv.Atoi(string(row[0]))
+	id, err2 := strconv.ParseInt(string(row[1]), 10, 64)
+	return shard, id, errors.Join(err1, err2)
 }
 
 // read fills the batch with the pending rows of the shards and waits until they
@@ -352,11 +387,26 @@ func (c *Claimer) read(ctx context.Context, batch *rowBatch, sql string, shards 
 	if c.options.Ordering == OrderKey {
 		perShard = (c.options.BatchSize + len(shards) - 1) / len(shards)
 	}
-	request := &pgconn.Batch{}
-	preparedOn(batch.conn.Conn().PgConn()).add(request, sql, append([][]byte{
+	err := c.fill(ctx, batch, sql, append([][]byte{
 		idArray(shards), idArray(shardFloors), []byte(strconv.Itoa(perShard)),
 		[]byte(strconv.Itoa(c.options.BatchSize)), []byte(strconv.Itoa(claimBytes)),
-	}, excluded...), []int16{pgBinary})
+	}, excluded...))
+	if err != nil {
+		return err
+	}
+	c.floors.claimed(len(batch.messages))
+	for _, r := range batch.reached {
+		c.floors.saw(r.shard, r.id)
+	}
+	batch.full = len(batch.messages) >= perShard
+	c.leaveOut(batch)
+	return nil
+}
+
+// fill reads rows into the batch and waits until they are on disk.
+func (c *Claimer) fill(ctx context.Context, batch *rowBatch, sql string, parameters [][]byte) error {
+	request := &pgconn.Batch{}
+	preparedOn(batch.conn.Conn().PgConn()).add(request, sql, parameters, []int16{pgBinary})
 	request.ExecParams(flushedSQL, nil, nil, nil, []int16{pgBinary})
 	results := batch.conn.Conn().PgConn().ExecBatch(ctx, request)
 	err := c.decoder.decode(results, batch)
@@ -366,12 +416,6 @@ func (c *Claimer) read(ctx context.Context, batch *rowBatch, sql string, shards 
 	if err != nil {
 		return fmt.Errorf("read %s: %w", c.statements.outbox, err)
 	}
-	c.floors.claimed(len(batch.messages))
-	for _, r := range batch.reached {
-		c.floors.saw(r.shard, r.id)
-	}
-	batch.full = len(batch.messages) >= perShard
-	c.leaveOut(batch)
 	if batch.flushed >= batch.inserted || len(batch.messages) == 0 {
 		return nil
 	}

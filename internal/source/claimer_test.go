@@ -56,9 +56,9 @@ type held struct {
 	ended bool
 }
 
-func (h *held) Settle(ctx context.Context, published func(int) bool) error {
+func (h *held) Settle(ctx context.Context, outcomes []source.Outcome) error {
 	h.ended = true
-	return h.Batch.Settle(ctx, published)
+	return h.Batch.Settle(ctx, outcomes)
 }
 
 func (h *held) Release() {
@@ -80,11 +80,31 @@ func sequences(batch source.Batch) []int64 {
 	return ids
 }
 
-func all(int) bool { return true }
+// outcome says what became of message i.
+type outcome func(i int) source.Verdict
 
-func settle(t *testing.T, batch source.Batch, published func(int) bool) {
+func all(int) source.Verdict { return source.Published }
+
+// some are published, the others given back.
+func some(published func(i int) bool) outcome {
+	return func(i int) source.Verdict {
+		if published(i) {
+			return source.Published
+		}
+		return source.GivenBack
+	}
+}
+
+func settle(t *testing.T, batch source.Batch, of outcome) {
 	t.Helper()
-	if err := batch.Settle(t.Context(), published); err != nil {
+	outcomes := make([]source.Outcome, len(batch.Messages()))
+	for i := range outcomes {
+		outcomes[i] = source.Outcome{Verdict: of(i), Attempts: batch.Failures(i).Attempts + 1, Reason: "test", Error: "refused by the test", RetryIn: time.Minute}
+		if outcomes[i].Verdict == source.GivenBack {
+			outcomes[i] = source.Outcome{}
+		}
+	}
+	if err := batch.Settle(t.Context(), outcomes); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -170,7 +190,7 @@ func TestTwoClaimersNeverShareAKey(t *testing.T) {
 					delete(held, string(m.Key))
 				}
 				mutex.Unlock()
-				if err := batch.Settle(context.Background(), all); err != nil {
+				if err := batch.Settle(context.Background(), nil); err != nil {
 					t.Error(err)
 					return
 				}
@@ -189,7 +209,7 @@ func TestUnsettledRowsStayPending(t *testing.T) {
 	claim(t, c, source.Exclusion{}).Release()
 	batch := claim(t, c, source.Exclusion{})
 	expect(t, "after a release", sequences(batch), []int64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10})
-	settle(t, batch, func(i int) bool { return i < 4 })
+	settle(t, batch, some(func(i int) bool { return i < 4 }))
 	batch = claim(t, c, source.Exclusion{})
 	expect(t, "after a prefix", sequences(batch), []int64{5, 6, 7, 8, 9, 10})
 	settle(t, batch, all)
@@ -431,7 +451,7 @@ func TestServerEndsAFrozenClaim(t *testing.T) {
 	}
 	var successor source.Batch
 	eventually(t, func() bool { successor = claim(t, other, source.Exclusion{}); return successor != nil })
-	if err := batch.Settle(t.Context(), all); err == nil {
+	if err := batch.Settle(t.Context(), nil); err == nil {
 		t.Error("a claim was settled after its locks were gone")
 	}
 	settle(t, successor, all)
@@ -440,7 +460,7 @@ func TestServerEndsAFrozenClaim(t *testing.T) {
 func TestDeleteMode(t *testing.T) {
 	db := pgtest.NewOutbox(t)
 	db.Exec(t, `INSERT INTO outbox (topic, key) SELECT 't', 'k' FROM generate_series(1, 10)`)
-	settle(t, claim(t, claimer(db.Pool, func(o *source.Options) { o.OnPublished = source.Delete }), source.Exclusion{}), func(i int) bool { return i < 7 })
+	settle(t, claim(t, claimer(db.Pool, func(o *source.Options) { o.OnPublished = source.Delete }), source.Exclusion{}), some(func(i int) bool { return i < 7 }))
 	expect(t, "rows left", db.Int(t, `SELECT count(*) FROM outbox WHERE published_at IS NULL`), 3)
 	expect(t, "rows", db.Int(t, `SELECT count(*) FROM outbox`), 3)
 }

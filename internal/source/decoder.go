@@ -30,6 +30,8 @@ const (
 	columnCreatedAt
 	columnLocked
 	columns
+	// columnFound is one more of heldReadSQL.
+	columnFound = columns
 )
 
 // maxNames bounds the names that a decoder remembers: topics, types and content
@@ -77,12 +79,17 @@ func (d *decoder) decode(results *pgconn.MultiResultReader, batch *rowBatch) err
 
 // row appends one row's message to the batch, unless its key is left out.
 func (d *decoder) row(values [][]byte, batch *rowBatch) error {
-	if len(values) != columns || len(values[columnLSN]) != 8 || len(values[columnShard]) != 8 ||
+	if len(values) < columns || len(values[columnLSN]) != 8 || len(values[columnShard]) != 8 ||
 		len(values[columnID]) != 8 || len(values[columnLocked]) != 1 {
 		return errShape
 	}
 	total := int64(binary.BigEndian.Uint64(values[columnShard])) == allShards //nolint:gosec // two's complement on the wire
 	batch.inserted = binary.BigEndian.Uint64(values[columnLSN])
+	if batch.held != nil {
+		if err := batch.held.row(values); err != nil {
+			return err
+		}
+	}
 	if values[columnLocked][0] == 0 || len(batch.leftOut) > 0 {
 		key := Key{Topic: string(values[columnTopic]), Key: string(values[columnKey])}
 		if total {
@@ -90,6 +97,7 @@ func (d *decoder) row(values [][]byte, batch *rowBatch) error {
 		}
 		_, out := batch.leftOut[key]
 		if values[columnLocked][0] == 0 {
+			batch.held.absence(values)
 			if batch.leftOut == nil {
 				batch.leftOut = make(map[Key]struct{})
 			}
@@ -101,6 +109,7 @@ func (d *decoder) row(values [][]byte, batch *rowBatch) error {
 			return nil
 		}
 		if out && (total || values[columnKey] != nil) {
+			batch.held.absence(values)
 			return nil
 		}
 	}
@@ -121,12 +130,12 @@ func (d *decoder) row(values [][]byte, batch *rowBatch) error {
 	// jsonb's binary format is a version byte, 1, and the text.
 	if json := values[columnHeaders][1:]; string(json) != "{}" {
 		first := len(batch.headers)
-		headers, err := appendHeaders(batch.headers, batch.keep(json))
-		if err != nil {
-			return fmt.Errorf("row %d: headers: %w", sequence, err)
+		if headers, err := appendHeaders(batch.headers, batch.keep(json)); err != nil {
+			batch.refuse(len(batch.messages), err)
+		} else {
+			batch.headers = headers
+			message.Headers = headers[first:len(headers):len(headers)]
 		}
-		batch.headers = headers
-		message.Headers = headers[first:len(headers):len(headers)]
 	}
 	batch.messages = append(batch.messages, message)
 	shard := int(int64(binary.BigEndian.Uint64(values[columnShard]))) //nolint:gosec // two's complement on the wire
@@ -136,6 +145,36 @@ func (d *decoder) row(values [][]byte, batch *rowBatch) error {
 		batch.reached = append(batch.reached, position{shard: shard, id: sequence})
 	}
 	return nil
+}
+
+// refuse notes that a message cannot be sent because of its headers: somebody
+// dropped the table's check.
+func (b *rowBatch) refuse(i int, err error) {
+	if b.refused == nil {
+		b.refused = make(map[int]error)
+	}
+	b.refused[i] = &sinks.Error{
+		Scope: sinks.ScopeMessage, Permanent: true, Reason: "headers",
+		Err: fmt.Errorf("the column headers is %w: set it to an object of strings, such as {}", err),
+	}
+}
+
+// row takes over what only a batch of held back messages wants to know.
+func (h *heldBatch) row(values [][]byte) error {
+	if len(values) != columnFound+1 || len(values[columnFound]) != 8 {
+		return errShape
+	}
+	h.read++
+	h.found = int64(binary.BigEndian.Uint64(values[columnFound]))   //nolint:gosec // two's complement on the wire
+	h.shards[int64(binary.BigEndian.Uint64(values[columnShard]))]++ //nolint:gosec // two's complement on the wire
+	return nil
+}
+
+// absence notes that a row is not in the batch; h may be nil.
+func (h *heldBatch) absence(values [][]byte) {
+	if h != nil {
+		h.absent = append(h.absent, int64(binary.BigEndian.Uint64(values[columnID]))) //nolint:gosec // two's complement on the wire
+	}
 }
 
 // name returns the bytes as a string that is made once.

@@ -55,6 +55,36 @@ func (e *Exclusion) sql(first int) string {
 	return b.String()
 }
 
+// heldSQL is sql for an entry p of the held back rows. While a sink that some
+// rules lead to is held back, a key is not drained whose topic they match: its
+// rows may go there.
+func (e *Exclusion) heldSQL(first int) string {
+	var b strings.Builder
+	next := first
+	parameter := func() int { next++; return next - 1 }
+	if len(e.Topics) > 0 {
+		fmt.Fprintf(&b, " AND p.topic <> ALL ($%d::text[])", parameter())
+	}
+	if len(e.Keys) > 0 {
+		fmt.Fprintf(&b, " AND NOT EXISTS (SELECT FROM unnest($%d::text[], $%d::text[]) AS h(topic, key) WHERE h.topic = p.topic AND h.key = p.key)", parameter(), parameter())
+	}
+	if len(e.IDs) > 0 {
+		fmt.Fprintf(&b, " AND p.id <> ALL ($%d::bigint[])", parameter())
+	}
+	if len(e.Rules) > 0 {
+		var messages, keys strings.Builder
+		for _, rule := range e.Rules {
+			topic, typ := parameter(), parameter()
+			fmt.Fprintf(&messages, " WHEN p.topic ~ $%d::text AND (SELECT o.type FROM {outbox} o WHERE o.id = p.id) ~ $%d::text THEN %t", topic, typ, !rule.HoldBack)
+			if rule.HoldBack {
+				fmt.Fprintf(&keys, " AND p.topic !~ $%d::text", topic)
+			}
+		}
+		fmt.Fprintf(&b, " AND CASE WHEN p.state = 'draining' THEN true%s ELSE CASE%s ELSE true END END", keys.String(), messages.String())
+	}
+	return b.String()
+}
+
 // parameters returns the values of sql's parameters, in text format.
 func (e *Exclusion) parameters() [][]byte {
 	var values [][]byte

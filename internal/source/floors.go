@@ -22,9 +22,27 @@ const (
 	fullLookInterval = time.Second
 	// fullLookShare bounds the share of time that full looks may take where
 	// they are slow, because a long transaction elsewhere keeps dead index
-	// entries from being removed: one part in so many.
+	// entries from being removed, or because very many rows wait behind parked
+	// ones: one part in so many.
 	fullLookShare = 20
+	// fullLookPause is what one full look may take, since claims wait for it; when
+	// it takes longer, the next ones look at fewer shards.
+	fullLookPause = 10 * time.Millisecond
 )
+
+// span is some shards, from the first on and without the last.
+type span struct{ first, last int }
+
+func (s span) empty() bool        { return s.first == s.last }
+func (s span) has(shard int) bool { return shard >= s.first && shard < s.last }
+
+// lowest is the lowest pending row of a shard.
+type lowest struct {
+	id int64
+	// draining: its key is being drained by another claim than those that begin at
+	// the floor, and may lie below it.
+	draining bool
+}
 
 // floors remembers per shard an id up to which no row is pending nor will ever
 // be, so that a claim need not walk over the index entries of rows that were
@@ -46,12 +64,14 @@ type floors struct {
 	waiting                    bool
 	writers                    []string
 	lastQuestion, nextFullLook time.Time
+	// full is what the next full look looks at.
+	full span
 	// rows were claimed since the last question.
 	rows int
 }
 
 func newFloors() floors {
-	var f floors
+	f := floors{full: span{0, Shards}}
 	for i := range f.floor {
 		f.floor[i] = math.MinInt64
 	}
@@ -60,34 +80,38 @@ func newFloors() floors {
 }
 
 // begin reports whether the lowest pending rows and the writers are to be asked
-// for and told to answered, and whether from the beginning.
-func (f *floors) begin(now time.Time) (ask, full bool) {
-	full = !now.Before(f.nextFullLook)
+// for and told to answered, and in which shards from the beginning.
+func (f *floors) begin(now time.Time) (ask bool, full span) {
+	if !now.Before(f.nextFullLook) {
+		full = f.full
+	}
 	pause := writersPause
 	if f.rows >= writersRows {
 		pause = writersInterval
 	}
-	ask = full || f.floor != f.seen && now.Sub(f.lastQuestion) >= pause
+	ask = !full.empty() || f.floor != f.seen && now.Sub(f.lastQuestion) >= pause
 	if ask {
 		f.lastQuestion, f.rows = now, 0
 	}
 	return ask, full
 }
 
-// answered takes the lowest pending id of each shard that has any above its
-// floor, or, where full is set, any at all, and the transactions that could
+// answered takes the lowest pending row of each shard that has any above its
+// floor, or, in the shards of full, any at all; and the transactions that could
 // write to the table at the same time or later.
-func (f *floors) answered(full bool, lowest map[int]int64, writers []string) {
-	for shard, id := range lowest {
-		if full && id <= f.floor[shard] {
+func (f *floors) answered(full span, pending map[int]lowest, writers []string) {
+	for shard, l := range pending {
+		if full.has(shard) && !l.draining && l.id <= f.floor[shard] {
+			next, span := f.nextFullLook, f.full
 			*f = newFloors()
+			f.nextFullLook, f.full = next, span
 			return
 		}
 	}
 	for shard := range f.floor {
 		floor := f.complete[shard]
-		if id, ok := lowest[shard]; ok {
-			floor = min(floor, id-1)
+		if l, ok := pending[shard]; ok {
+			floor = min(floor, l.id-1)
 		}
 		f.floor[shard] = max(f.floor[shard], floor)
 	}
@@ -108,7 +132,16 @@ func (f *floors) answered(full bool, lowest map[int]int64, writers []string) {
 
 // looked tells how long a full look took.
 func (f *floors) looked(now time.Time, took time.Duration) {
-	f.nextFullLook = now.Add(max(fullLookInterval, fullLookShare*took))
+	shards := f.full.last - f.full.first
+	f.nextFullLook = now.Add(max(fullLookInterval*time.Duration(shards)/Shards, fullLookShare*took))
+	switch {
+	case took > fullLookPause:
+		shards = max(shards/2, 1)
+	case took < fullLookPause/4:
+		shards *= 2
+	}
+	first := f.full.last % Shards
+	f.full = span{first, min(first+shards, Shards)}
 }
 
 // claimed tells how many rows a claim returned.

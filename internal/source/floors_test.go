@@ -19,17 +19,17 @@ func newAsker() *asker {
 }
 
 // ask tells what is pending in shard 7, 0 for nothing, and returns its floor.
-func (a *asker) ask(t *testing.T, lowest int64, writers ...string) int64 {
+func (a *asker) ask(t *testing.T, id int64, writers ...string) int64 {
 	t.Helper()
 	a.now = a.now.Add(writersPause)
-	if ask, full := a.begin(a.now); !ask || full {
-		t.Fatalf("ask %t, full %t", ask, full)
+	if ask, full := a.begin(a.now); !ask || !full.empty() {
+		t.Fatalf("ask %t, full %v", ask, full)
 	}
-	pending := map[int]int64{}
-	if lowest != 0 {
-		pending[7] = lowest
+	pending := map[int]lowest{}
+	if id != 0 {
+		pending[7] = lowest{id: id}
 	}
-	a.answered(false, pending, writers)
+	a.answered(span{}, pending, writers)
 	return a.floor[7]
 }
 
@@ -65,7 +65,7 @@ func TestNothingIsAskedWhereNothingChanges(t *testing.T) {
 	for range 3 {
 		a.now = a.now.Add(writersPause)
 		if ask, _ := a.begin(a.now); ask {
-			a.answered(false, nil, nil)
+			a.answered(span{}, nil, nil)
 		}
 	}
 	if ask, _ := a.begin(a.now.Add(time.Minute)); ask {
@@ -87,23 +87,45 @@ func TestRowBelowItsFloorStartsThemAnew(t *testing.T) {
 		t.Fatalf("the floor is %d", a.floor[7])
 	}
 	// The table was emptied and its ids began anew.
-	a.answered(true, map[int]int64{7: 1}, nil)
+	a.answered(span{0, Shards}, map[int]lowest{7: {id: 1}}, nil)
 	if a.floor[7] != math.MinInt64 || a.seen[7] != math.MinInt64 {
 		t.Errorf("the floor is %d, seen %d", a.floor[7], a.seen[7])
 	}
 }
 
-func TestSlowFullLooksAreRare(t *testing.T) {
+func TestRowThatIsDrainedBelowItsFloorDoesNotStartThemAnew(t *testing.T) {
+	a := newAsker()
+	a.saw(7, 100)
+	for range 2 {
+		a.ask(t, 0)
+	}
+	a.answered(span{0, Shards}, map[int]lowest{7: {id: 1, draining: true}}, nil)
+	if a.floor[7] != 100 {
+		t.Errorf("the floor is %d, want 100", a.floor[7])
+	}
+}
+
+func TestSlowFullLooksAreRareAndLookAtLess(t *testing.T) {
 	f := newFloors()
 	now := time.Unix(1, 0)
-	if ask, full := f.begin(now); !ask || !full {
-		t.Error("the first look is not a full one")
+	if ask, full := f.begin(now); !ask || full != (span{0, Shards}) {
+		t.Errorf("the first look is at %v", full)
 	}
 	f.looked(now, 500*time.Millisecond)
-	if _, full := f.begin(now.Add(9 * time.Second)); full {
+	if _, full := f.begin(now.Add(9 * time.Second)); !full.empty() {
 		t.Error("a second full look within 20 times its duration")
 	}
-	if _, full := f.begin(now.Add(10 * time.Second)); !full {
-		t.Error("no full look in time")
+	now = now.Add(10 * time.Second)
+	if _, full := f.begin(now); full != (span{0, Shards / 2}) {
+		t.Errorf("the second look is at %v", full)
+	}
+	f.looked(now, fullLookPause)
+	now = now.Add(fullLookInterval)
+	if _, full := f.begin(now); full != (span{Shards / 2, Shards}) {
+		t.Errorf("the third look is at %v", full)
+	}
+	f.looked(now, 0)
+	if _, full := f.begin(now.Add(fullLookInterval)); full != (span{0, Shards}) {
+		t.Errorf("the fourth look is at %v", full)
 	}
 }

@@ -26,7 +26,7 @@ func TestRowsThatWereNotPublishedAreClaimedFirst(t *testing.T) {
 		if want := db.Int(t, `SELECT min(id) FROM outbox WHERE published_at IS NULL`); ids[0] != want {
 			t.Fatalf("the claim begins with row %d, the first that is pending is %d", ids[0], want)
 		}
-		settle(t, batch, func(i int) bool { return i == 0 })
+		settle(t, batch, some(func(i int) bool { return i == 0 }))
 		got = append(got, ids[0])
 		db.Exec(t, `INSERT INTO outbox (topic, key) VALUES ('t', 'k')`)
 	}

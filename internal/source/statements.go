@@ -11,7 +11,7 @@ import (
 // changes only with a migration.
 const Shards = 64
 
-// Every statement of the package. Tokens in braces are replaced by newStatements:
+// Every statement of the package but those in heldstatements.go. Tokens in braces are replaced by newStatements:
 // {outbox} is the quoted table, {shard} the index expression, {exclude} what
 // an Exclusion adds. {normal} and {delayed} are the predicates of the two
 // partial indexes.
@@ -63,18 +63,20 @@ WHERE pg_try_advisory_xact_lock($1::int, c.shard)
 LIMIT $3::int`
 
 	// lockTotalSQL locks all shards if any has pending rows: 64 rows are
-	// success, fewer mean that another relay works, none that nothing is pending.
+	// success, none means that another relay works or that nothing is pending.
+	// Shard 0 decides: two relays that began side by side could each get a part.
 	// It takes lockKeySQL's parameters; $2 and $3 mean nothing here.
 	lockTotalSQL = `
 SELECT l.shard
 FROM generate_series(0, 63) AS l(shard)
-WHERE (SELECT $2::int IS NOT NULL AND $3::int IS NOT NULL AND EXISTS (
+WHERE (SELECT CASE WHEN $2::int IS NOT NULL AND $3::int IS NOT NULL AND EXISTS (
     SELECT FROM generate_series(0, 63) AS s(shard)
     WHERE EXISTS (SELECT FROM {outbox} o
                   WHERE {shard} = s.shard AND {normal} AND o.id > ($4::bigint[])[s.shard + 1] {exclude} OFFSET 0)
        OR EXISTS (SELECT FROM {outbox} o
-                  WHERE {shard} = s.shard AND {delayed} {exclude} OFFSET 0)))
-  AND pg_try_advisory_xact_lock($1::int, l.shard)`
+                  WHERE {shard} = s.shard AND {delayed} {exclude} OFFSET 0))
+    THEN pg_try_advisory_xact_lock($1::int, 0) ELSE false END)
+  AND (l.shard = 0 OR pg_try_advisory_xact_lock($1::int, l.shard))`
 
 	// reserveMarkSQL and reserveDeleteSQL take the lock on the table that settling
 	// needs and reading does not, so that a claim waits while somebody builds an
@@ -99,12 +101,13 @@ WHERE l.locktype = 'relation' AND l.granted
       AND a.database = l.database AND a.objsubid = 2 AND a.classid = ($1::bigint & 4294967295)::oid)`
 
 	// lowestSQL is the lowest pending id above the floors in $1 of each shard that
-	// has one, whatever a claim excludes.
+	// has one, whatever a claim excludes, but for rows that wait behind an entry
+	// ({exclude}); and whether it is a row that is drained ({drains}).
 	lowestSQL = `
-SELECT s.shard, l.id
+SELECT s.shard, l.id, l.draining
 FROM generate_series(0, 63) AS s(shard)
-CROSS JOIN LATERAL (SELECT o.id FROM {outbox} o
-                    WHERE {shard} = s.shard AND {normal} AND o.id > ($1::bigint[])[s.shard + 1]
+CROSS JOIN LATERAL (SELECT o.id, {drains} AS draining FROM {outbox} o
+                    WHERE {shard} = s.shard AND {normal} AND o.id > ($1::bigint[])[s.shard + 1] {exclude}
                     ORDER BY o.id LIMIT 1) l`
 
 	columnsSQL = `o.id, o.message_id, o.topic, o.key, o.type, o.payload, o.content_type, o.headers, o.created_at`
@@ -227,11 +230,12 @@ GROUP BY o.topic ORDER BY o.topic`
 
 // statements are the constants above with the names of one table in them.
 type statements struct {
-	outbox string
+	outbox, parked, dead string
 }
 
 func newStatements(schema, table string) statements {
-	return statements{outbox: pgx.Identifier{schema, table}.Sanitize()}
+	name := func(suffix string) string { return pgx.Identifier{schema, table + suffix}.Sanitize() }
+	return statements{outbox: name(""), parked: name("_parked"), dead: name("_dead_letters")}
 }
 
 // literal is the table's name as a string constant.
@@ -249,7 +253,20 @@ func (s statements) expand(sql, exclude, lock string) string {
 			"{columns}", columnsSQL, "{exclude}", exclude, "{lock}", lock,
 		).Replace(sql)
 	}
-	return strings.NewReplacer("{outbox}", s.outbox, "{regclass}", s.literal()).Replace(sql)
+	return strings.NewReplacer("{outbox}", s.outbox, "{parked}", s.parked, "{dead}", s.dead, "{regclass}", s.literal()).Replace(sql)
+}
+
+// look returns the statement that floors look at pending rows with.
+func (s statements) look(ordering Ordering) string {
+	exclude, drains := notWaitingKeySQL, drainingSQL
+	switch ordering {
+	case OrderTotal:
+		exclude, drains = "", "false"
+	case OrderNone:
+		exclude, drains = notHeldNoneSQL, "false"
+	case OrderKey:
+	}
+	return s.expand(strings.ReplaceAll(lowestSQL, "{drains}", drains), exclude, "")
 }
 
 // claimStatements are the statements of one claim, for one Exclusion.
@@ -259,7 +276,8 @@ type claimStatements struct {
 	readAround string
 }
 
-func (s statements) claim(ordering Ordering, exclude func(firstParameter int) string) claimStatements {
+func (s statements) claim(ordering Ordering, excluded func(firstParameter int) string) claimStatements {
+	exclude := func(first int) string { return notHeld(ordering) + excluded(first) }
 	rows := func(read, rows, lock string) string {
 		return s.expand(strings.ReplaceAll(read, "{rows}", rows), exclude(6), lock)
 	}

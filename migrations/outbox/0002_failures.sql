@@ -16,8 +16,13 @@ CREATE TABLE {{.Table "_parked"}} (
     first_failed_at timestamptz NOT NULL DEFAULT now(),
     last_failed_at  timestamptz NOT NULL DEFAULT now(),
     parked_at       timestamptz,
-    next_retry_at   timestamptz NOT NULL DEFAULT now(),
+    next_retry_at   timestamptz NOT NULL DEFAULT now(), -- draining: now, or when it is its turn again
     CHECK (state <> 'parked' OR parked_at IS NOT NULL)
+) WITH (
+    -- Entries come and go; each claim asks whether there is any.
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_threshold = 500,
+    autovacuum_vacuum_cost_delay = 0
 );
 
 COMMENT ON TABLE {{.Table "_parked"}} IS 'Keys that are held back by a message that the broker refused';
@@ -28,7 +33,7 @@ CREATE INDEX {{.Name "_parked_retry_idx"}} ON {{.Table "_parked"}} (next_retry_a
 
 -- Messages that were given up: the outbox row as it was, and why.
 CREATE TABLE {{.Table "_dead_letters"}} (
-    id              bigint      PRIMARY KEY, -- that it had in the outbox
+    id              bigint      NOT NULL, -- that it had in the outbox
     message_id      uuid        NOT NULL,
     topic           text        NOT NULL,
     key             text,
@@ -43,7 +48,9 @@ CREATE TABLE {{.Table "_dead_letters"}} (
     error           text        NOT NULL,
     first_failed_at timestamptz NOT NULL,
     last_failed_at  timestamptz NOT NULL,
-    dead_at         timestamptz NOT NULL DEFAULT now()
+    dead_at         timestamptz NOT NULL DEFAULT now(),
+    -- Ids begin anew after TRUNCATE … RESTART IDENTITY of the outbox.
+    PRIMARY KEY (id, message_id)
 );
 
 COMMENT ON TABLE {{.Table "_dead_letters"}} IS 'Messages that were given up; relay dead list shows them';

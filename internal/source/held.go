@@ -1,0 +1,340 @@
+package source
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/outboxrelay/relay/sinks"
+)
+
+// The states of an entry of the table of held back rows.
+const (
+	stateRetrying = "retrying"
+	stateParked   = "parked"
+	stateDraining = "draining"
+)
+
+// heldLockedFor is how long an entry waits when somebody else has its row
+// locked.
+const heldLockedFor = 500 * time.Millisecond
+
+// entry is a row of the table beside the outbox that holds back a key, or a row
+// without one.
+type entry struct {
+	id       int64
+	state    string
+	attempts int
+	key      Key
+	keyed    bool
+}
+
+// heldBatch is what a batch of held back messages has besides: the entries that
+// it came from.
+type heldBatch struct {
+	heads map[int64]*entry // by the id of their message
+	keys  map[Key]*entry   // that drain
+	// found is how many rows there were before the batch was bounded, and read how
+	// many then; shards counts the latter by shard.
+	found, read int64
+	shards      map[int64]int
+	// absent are rows that were read and are not in the batch, because they or one
+	// before them of their key is locked by somebody else.
+	absent []int64
+}
+
+// of returns the entry that a message of the batch came from, and whether it is
+// the message that the entry is about.
+func (h *heldBatch) of(m *sinks.Message) (e *entry, head bool) {
+	if e, ok := h.heads[m.Sequence]; ok {
+		return e, true
+	}
+	return h.keys[Key{Topic: m.Topic, Key: string(m.Key)}], false
+}
+
+func (h *heldBatch) failures(m *sinks.Message) Failures {
+	if e, head := h.of(m); head {
+		return Failures{Attempts: e.attempts, Parked: e.state == stateParked}
+	}
+	return Failures{}
+}
+
+// agenda is when the first entry is due, as far as is known. It is safe for
+// concurrent use.
+type agenda struct {
+	mutex sync.Mutex
+	any   bool
+	next  time.Time
+}
+
+// set takes over what the table says.
+func (a *agenda) set(next time.Time, any bool) {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	a.next, a.any = next, any
+}
+
+// add takes over that one more entry is due then.
+func (a *agenda) add(next time.Time) {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	if !a.any || next.Before(a.next) {
+		a.next, a.any = next, true
+	}
+}
+
+// read takes over the answer to dueSQL.
+func (a *agenda) read(result *pgconn.Result) error {
+	if result.Err != nil {
+		return result.Err
+	}
+	if len(result.Rows) == 0 || result.Rows[0][0] == nil {
+		a.set(time.Time{}, false)
+		return nil
+	}
+	seconds, err := strconv.ParseFloat(string(result.Rows[0][0]), 64)
+	if err != nil {
+		return err
+	}
+	a.set(time.Now().Add(time.Duration(min(seconds, 1e9)*float64(time.Second))), true)
+	return nil
+}
+
+// HeldDue returns when the first of the held back messages is due, as far as is
+// known, and false where none is known of. Another relay's are found out about
+// when this one claims.
+func (c *Claimer) HeldDue() (time.Time, bool) {
+	c.agenda.mutex.Lock()
+	defer c.agenda.mutex.Unlock()
+	return c.agenda.next, c.agenda.any
+}
+
+// ClaimHeld is Claim for messages that were held back: those that are due to be
+// tried again, and those that waited behind one that is out of the way, whose
+// keys no other claim returns.
+func (c *Claimer) ClaimHeld(ctx context.Context, exclude Exclusion) (Batch, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.holdTimeout())
+	defer cancel()
+	conn, err := c.pool.Acquire(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the database: %w", err)
+	}
+	batch, err := c.claimHeld(ctx, conn, exclude)
+	if batch == nil {
+		c.giveUp(ctx, conn, err)
+		if err != nil {
+			return nil, fmt.Errorf("claim from %s: %w", c.statements.parked, err)
+		}
+		return nil, nil
+	}
+	return batch, nil
+}
+
+// claimHeld leaves conn to the batch that it returns, and to its caller
+// otherwise.
+func (c *Claimer) claimHeld(ctx context.Context, conn *pgxpool.Conn, exclude Exclusion) (*rowBatch, error) {
+	pg := conn.Conn().PgConn()
+	if err := prepare(ctx, pg, c.often); err != nil {
+		return nil, err
+	}
+	sql := c.held
+	excluded := exclude.parameters()
+	if len(excluded) > 0 {
+		sql = c.statements.held(c.options.Ordering, exclude.heldSQL(3))
+	}
+	ids, err := c.lockHeld(ctx, pg, sql.lock, excluded)
+	if err != nil || len(ids) == 0 {
+		return nil, err
+	}
+	batch := c.batches.Get().(*rowBatch)
+	batch.claimer, batch.conn = c, conn
+	fixes, err := c.readHeld(ctx, batch, sql, ids)
+	if err == nil {
+		err = c.fix(ctx, pg, fixes, len(batch.messages) == 0)
+	}
+	if err != nil || len(batch.messages) == 0 {
+		batch.recycle()
+		return nil, err
+	}
+	return batch, nil
+}
+
+// lockHeld begins the transaction, locks the shards of entries that are due,
+// and returns those.
+func (c *Claimer) lockHeld(ctx context.Context, pg *pgconn.PgConn, sql string, excluded [][]byte) ([]int64, error) {
+	batch := &pgconn.Batch{}
+	batch.ExecParams(beginSQL, nil, nil, nil, nil)
+	prepared := preparedOn(pg)
+	prepared.add(batch, settingsSQL, [][]byte{[]byte(strconv.FormatInt(c.holdTimeout().Milliseconds(), 10))}, nil)
+	prepared.add(batch, c.reserve, nil, nil)
+	prepared.add(batch, sql, append([][]byte{[]byte(c.lockClass), []byte(strconv.Itoa(c.options.BatchSize))}, excluded...), nil)
+	prepared.add(batch, c.due, nil, nil)
+	results, err := pg.ExecBatch(ctx, batch).ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.agenda.read(results[4]); err != nil {
+		return nil, err
+	}
+	ids := make([]int64, len(results[3].Rows))
+	for i, row := range results[3].Rows {
+		if ids[i], err = strconv.ParseInt(string(row[0]), 10, 64); err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
+}
+
+// readHeld fills the batch, and returns what to do about entries that have
+// nothing to publish.
+func (c *Claimer) readHeld(ctx context.Context, batch *rowBatch, sql heldStatements, ids []int64) (fixes entryChanges, err error) {
+	pg := batch.conn.Conn().PgConn()
+	result := preparedOn(pg).query(ctx, pg, sql.entries, [][]byte{idArray(ids)})
+	if result.Err != nil {
+		return fixes, result.Err
+	}
+	held := &heldBatch{heads: map[int64]*entry{}, keys: map[Key]*entry{}, shards: map[int64]int{}}
+	batch.held = held
+	var heads, drained []int64
+	for _, row := range result.Rows {
+		e, err := scanEntry(row)
+		if err != nil {
+			return fixes, err
+		}
+		switch {
+		case e.state != stateDraining:
+			held.heads[e.id] = e
+			heads = append(heads, e.id)
+		case e.keyed && c.options.Ordering == OrderKey:
+			held.keys[e.key] = e
+			drained = append(drained, e.id)
+		default: // nothing waits behind it
+			fixes.forget = append(fixes.forget, e.id)
+		}
+	}
+	if len(heads)+len(drained) == 0 {
+		return fixes, nil
+	}
+	perShard := c.options.BatchSize
+	if err := c.fill(ctx, batch, sql.read, [][]byte{
+		idArray(heads), idArray(drained), []byte(strconv.Itoa(perShard)),
+		[]byte(strconv.Itoa(c.options.BatchSize)), []byte(strconv.Itoa(claimBytes)),
+	}); err != nil {
+		return fixes, err
+	}
+	c.sift(batch, perShard, &fixes)
+	return fixes, nil
+}
+
+// sift finds the entries that have nothing to publish: no message any more,
+// nothing waiting behind it, or a row that somebody else has locked.
+func (c *Claimer) sift(batch *rowBatch, perShard int, fixes *entryChanges) {
+	held := batch.held
+	has := map[*entry]bool{}
+	full := held.found > held.read // who knows what is behind
+	for i := range batch.messages {
+		e, _ := held.of(&batch.messages[i])
+		has[e] = true
+	}
+	for _, id := range held.absent {
+		if e, ok := held.heads[id]; ok && !has[e] {
+			has[e] = true
+			fixes.postpone(id, heldLockedFor)
+		}
+	}
+	for key := range batch.leftOut {
+		if e, ok := held.keys[key]; ok && !has[e] {
+			has[e] = true
+			fixes.postpone(e.id, heldLockedFor)
+		}
+	}
+	batch.full = full
+	for _, n := range held.shards {
+		full = full || n >= perShard
+	}
+	if full {
+		return
+	}
+	for id, e := range held.heads {
+		if !has[e] {
+			c.free(e, id, fixes)
+		}
+	}
+	for _, e := range held.keys {
+		// This read's snapshot is of a later transaction than the one that began to
+		// drain, and sees nothing that is left: see docs/design.md.
+		if !has[e] {
+			fixes.forget = append(fixes.forget, e.id)
+		}
+	}
+}
+
+// free takes an entry's message out of the way of what waits behind it.
+func (c *Claimer) free(e *entry, id int64, changes *entryChanges) {
+	if e.keyed && c.options.Ordering == OrderKey {
+		changes.drain = append(changes.drain, id)
+	} else {
+		changes.forget = append(changes.forget, id)
+	}
+}
+
+func scanEntry(row [][]byte) (*entry, error) {
+	id, err := strconv.ParseInt(string(row[0]), 10, 64)
+	if err != nil {
+		return nil, err
+	}
+	attempts, err := strconv.Atoi(string(row[2]))
+	if err != nil {
+		return nil, err
+	}
+	return &entry{
+		id: id, state: string(row[1]), attempts: attempts,
+		key: Key{Topic: string(row[3]), Key: string(row[4])}, keyed: row[4] != nil,
+	}, nil
+}
+
+// entryChanges are changes of entries that no message's outcome asks for.
+type entryChanges struct {
+	drain, forget []int64
+	postponed     []int64
+	pauses        []time.Duration
+}
+
+func (e *entryChanges) postpone(id int64, pause time.Duration) {
+	e.postponed, e.pauses = append(e.postponed, id), append(e.pauses, pause)
+}
+
+// add puts the statements into the batch.
+func (e *entryChanges) add(batch *pgconn.Batch, s *statements) {
+	if len(e.drain) > 0 {
+		batch.ExecParams(s.expand(drainSQL, "", ""), [][]byte{idArray(e.drain)}, nil, nil, nil)
+	}
+	if len(e.forget) > 0 {
+		batch.ExecParams(s.expand(forgetSQL, "", ""), [][]byte{idArray(e.forget)}, nil, nil, nil)
+	}
+	if len(e.postponed) > 0 {
+		batch.ExecParams(s.expand(postponeSQL, "", ""), [][]byte{idArray(e.postponed), secondsArray(e.pauses)}, nil, nil, nil)
+	}
+}
+
+// fix makes the changes, and commits them where the batch has no message whose
+// settling would.
+func (c *Claimer) fix(ctx context.Context, pg *pgconn.PgConn, changes entryChanges, commit bool) error {
+	batch := &pgconn.Batch{}
+	changes.add(batch, &c.statements)
+	if commit {
+		batch.ExecParams(`COMMIT`, nil, nil, nil, nil)
+	}
+	if _, err := pg.ExecBatch(ctx, batch).ReadAll(); err != nil {
+		return err
+	}
+	if commit {
+		c.agenda.add(time.Now()) // ask again
+	}
+	return nil
+}
