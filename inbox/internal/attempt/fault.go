@@ -1,0 +1,149 @@
+package attempt
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/outboxrelay/relay/inbox"
+)
+
+// Fault is whose it is that a transaction failed.
+type Fault uint8
+
+const (
+	// Interrupted: nobody's; the work's context has ended.
+	Interrupted Fault = iota
+	// Database: the message may succeed unchanged when the database is back.
+	// It is no attempt.
+	Database
+	// Message: the handler did not get along with the message.
+	Message
+	// Hopeless: no further attempt can succeed.
+	Hopeless
+)
+
+// Judge says whose fault an error of Try is. It may ask the database whether it
+// answers, and logs when an outage begins.
+func (r *Runner) Judge(work context.Context, err error) Fault {
+	fault := r.judge(work, err)
+	if fault == Database {
+		r.health.gone(r.Logger, err)
+	}
+	return fault
+}
+
+func (r *Runner) judge(work context.Context, err error) Fault {
+	var s stage
+	if failed, ok := errors.AsType[*Error](err); ok {
+		s = failed.stage
+	}
+	switch {
+	case work.Err() != nil:
+		return Interrupted
+	case errors.Is(err, inbox.ErrNoID) && !s.entered:
+		return Hopeless
+	case isError[*PanicError](err):
+		return Message
+	case !s.entered, s.lost, isOutage(err):
+		// What comes before the handler is the same for every message: a
+		// table that is missing must not make poison of all of them.
+		return Database
+	case isError[*pgconn.PgError](err), errors.Is(err, pgx.ErrTxCommitRollback):
+		return Message // the database answered
+	case s.done:
+		return Database // it did not, to the commit
+	case r.probe(work) != nil:
+		// The handler's own error says nothing; perhaps it waited for a
+		// database that no longer answers.
+		if work.Err() != nil {
+			return Interrupted
+		}
+		return Database
+	}
+	return Message
+}
+
+// isOutage recognises errors that say that the database cannot work for now,
+// whatever it is asked, and those that the same transaction may not meet again.
+func isOutage(err error) bool {
+	if isError[*pgconn.ConnectError](err) {
+		return true
+	}
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || len(e.Code) != 5 {
+		return false
+	}
+	switch e.Code[:2] {
+	case "08", // connection exception
+		"53", // insufficient resources: connections, memory, disk
+		"58": // system error: input and output
+		return true
+	}
+	switch e.Code {
+	case "57P01", "57P02", "57P03", "57P05", // shut down, crashed, starting, idle session ended
+		"25006",          // read-only: a primary that became a standby
+		"40001", "40P01": // serialization failure, deadlock
+		return true
+	}
+	return false
+}
+
+func isError[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}
+
+// probeTimeout bounds the question whether the database answers.
+const probeTimeout = 5 * time.Second
+
+// probe asks whether the database answers.
+func (r *Runner) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	tx, err := r.DB.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, "SELECT 1")
+	// The connection goes back to the pool; an error closes it.
+	_ = tx.Rollback(ctx)
+	return err
+}
+
+// health is whether the database can be used, as far as transactions tell.
+type health struct {
+	mu sync.Mutex
+	// away is when a transaction last found that it could not; zero while it
+	// can.
+	away time.Time
+}
+
+// gone and back log the beginning and the end of an outage. began is when the
+// transaction did: one from before the outage proves nothing.
+func (h *health) gone(logger *slog.Logger, err error) {
+	h.mu.Lock()
+	first := h.away.IsZero()
+	h.away = time.Now()
+	h.mu.Unlock()
+	if first {
+		logger.Warn("the database cannot be used: messages wait for it, and no attempt is counted", "error", err)
+	}
+}
+
+func (h *health) back(logger *slog.Logger, began time.Time) {
+	h.mu.Lock()
+	back := !h.away.IsZero() && began.After(h.away)
+	if back {
+		h.away = time.Time{}
+	}
+	h.mu.Unlock()
+	if back {
+		logger.Info("the database can be used again")
+	}
+}

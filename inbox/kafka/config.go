@@ -1,0 +1,275 @@
+package kafka
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	kafkago "github.com/segmentio/kafka-go"
+
+	"github.com/outboxrelay/relay/inbox"
+)
+
+// Config is what a Consumer needs. Brokers, Group, Topics, Inbox, DB and one of
+// Handler and BatchHandler are required.
+type Config struct {
+	// Brokers are host:port of some of the cluster's brokers.
+	Brokers []string
+	// Dialer has TLS, SASLMechanism, ClientID and how to connect; nil is plain
+	// TCP. Its Timeout, 10 s by default, bounds the making of a connection;
+	// its Deadline and TransactionalID are not used.
+	Dialer *kafkago.Dialer
+	// Group is the consumer group. Its members share the partitions; they
+	// should have the same Topics and the same Inbox.Consumer.
+	Group  string
+	Topics []string
+	// StartOffset is where a partition begins of which the group has not
+	// committed an offset: kafka.FirstOffset, the default, or
+	// kafka.LastOffset, which passes over everything that was published before
+	// the partition was first assigned, and is committed then.
+	StartOffset int64
+
+	// Inbox says who consumes and where it is remembered.
+	Inbox *inbox.Inbox
+	// Decoder reads the messages' attributes; the zero value knows those of the
+	// relay.
+	Decoder inbox.Decoder
+	// DB is where the inbox is and what handlers write to: a *pgxpool.Pool.
+	// Partitions are processed at the same time, each with a connection of the
+	// pool; those that find none wait, which fails no message.
+	DB inbox.Beginner
+	// Handler processes one message in the transaction that remembers it.
+	Handler inbox.Handler
+	// BatchHandler, in Handler's place, processes up to BatchSize messages of
+	// one partition in one transaction, in their order. It gets the messages
+	// that were not seen before, and is not called when there are none. When
+	// it fails each message is tried alone, so that one bad message costs its
+	// neighbours nothing.
+	BatchHandler inbox.BatchHandler
+	// BatchSize bounds the batches; a batch takes what has arrived and never
+	// waits. 100 by default.
+	BatchSize int
+	// HandlerTimeout ends the handler's context; 30 s by default. A message
+	// that took longer has failed.
+	HandlerTimeout time.Duration
+
+	// MaxAttempts is how often a message is tried before OnPoison; 5 by
+	// default. Only the message's own failures count, see the package's
+	// documentation.
+	MaxAttempts int
+	// Backoff is the pause between attempts, and between attempts to reach
+	// brokers and database.
+	Backoff Backoff
+	// OnPoison says what becomes of a message that failed MaxAttempts times or
+	// can never succeed; Park{} by default.
+	OnPoison Poison
+
+	// CommitInterval is how often the offsets of what was processed are
+	// committed; 1 s by default. After a crash the messages of that time come
+	// again, and are recognised. They are committed at once when the group
+	// rebalances and when Run ends.
+	CommitInterval time.Duration
+	// FetchBytes bounds what is in memory of each assigned partition, as the
+	// broker sends it, that is compressed; 1 MiB by default. A single larger
+	// message is read all the same.
+	FetchBytes int
+	// FetchWait is how long the broker waits for a message before it answers
+	// that there is none; 1 s by default.
+	FetchWait time.Duration
+	// SessionTimeout is how long the group waits for a member that says
+	// nothing, before it gives its partitions to the others; 45 s by default.
+	// HeartbeatInterval is how often a member says something; 3 s by default.
+	SessionTimeout, HeartbeatInterval time.Duration
+	// RebalanceTimeout is how long the group waits for members that still
+	// process a message, before it goes on without them; HandlerTimeout and
+	// 30 s more by default.
+	RebalanceTimeout time.Duration
+	// GroupBalancers assign the partitions; range and roundrobin by default,
+	// which the consumers of most languages have too.
+	GroupBalancers []kafkago.GroupBalancer
+
+	// StopTimeout is how long Run waits for handlers when its context ends;
+	// then theirs end. HandlerTimeout by default.
+	StopTimeout time.Duration
+	// Logger gets every change of state and every failure, once; default
+	// slog.Default().
+	Logger *slog.Logger
+}
+
+// Backoff is a growing pause.
+type Backoff struct {
+	// Initial is the first pause (200 ms by default), Max the longest (30 s).
+	Initial, Max time.Duration
+	// Multiplier is the growth from one to the next; 2 by default.
+	Multiplier float64
+	// Jitter is the part of the pause by which it varies at random: 0.2, the
+	// default, varies it by up to 20 % in either direction; negative is none.
+	Jitter float64
+}
+
+// pause returns the nth pause, counted from one; random is in [0, 1).
+func (b Backoff) pause(n int, random float64) time.Duration {
+	d := float64(b.Initial) * math.Pow(b.Multiplier, float64(n-1))
+	d = min(d, float64(b.Max)) // also for an infinite one
+	d *= 1 + b.Jitter*(2*random-1)
+	return time.Duration(d)
+}
+
+// Poison is what becomes of a message that cannot be processed: Park or
+// DeadLetter.
+type Poison interface {
+	check(*Config) error
+}
+
+// Park keeps the message in the inbox's database; package parked shows such
+// messages and retries them.
+type Park struct{}
+
+func (Park) check(*Config) error { return nil }
+
+// DeadLetter publishes the message to another topic, with its key, its value
+// and all its headers, and with headers that say what failed (HeaderError and
+// the others). The message's offset is committed after all in-sync replicas
+// have acknowledged that. As long as they do not (the topic is missing, the
+// broker away), the partition waits and publishing is tried again.
+type DeadLetter struct {
+	Topic string
+}
+
+func (d DeadLetter) check(c *Config) error {
+	switch {
+	case d.Topic == "":
+		return errors.New("OnPoison: DeadLetter.Topic is missing")
+	case slices.Contains(c.Topics, d.Topic):
+		return fmt.Errorf("OnPoison: DeadLetter.Topic %q is one of Topics: a dead letter would come back for ever", d.Topic)
+	}
+	return nil
+}
+
+// withDefaults fills in what is zero.
+func (c Config) withDefaults() Config {
+	c.BatchSize = orDefault(c.BatchSize, 100)
+	c.HandlerTimeout = orDefault(c.HandlerTimeout, 30*time.Second)
+	c.MaxAttempts = orDefault(c.MaxAttempts, 5)
+	c.Backoff.Initial = orDefault(c.Backoff.Initial, 200*time.Millisecond)
+	c.Backoff.Max = orDefault(c.Backoff.Max, 30*time.Second)
+	c.Backoff.Multiplier = orDefault(c.Backoff.Multiplier, 2)
+	c.Backoff.Jitter = max(orDefault(c.Backoff.Jitter, 0.2), 0)
+	c.StartOffset = orDefault(c.StartOffset, kafkago.FirstOffset)
+	c.CommitInterval = orDefault(c.CommitInterval, time.Second)
+	c.FetchBytes = orDefault(c.FetchBytes, 1<<20)
+	c.FetchWait = orDefault(c.FetchWait, time.Second)
+	c.SessionTimeout = orDefault(c.SessionTimeout, 45*time.Second)
+	c.HeartbeatInterval = orDefault(c.HeartbeatInterval, 3*time.Second)
+	c.RebalanceTimeout = orDefault(c.RebalanceTimeout, c.HandlerTimeout+30*time.Second)
+	c.StopTimeout = orDefault(c.StopTimeout, c.HandlerTimeout)
+	if c.OnPoison == nil {
+		c.OnPoison = Park{}
+	}
+	if c.Dialer == nil {
+		c.Dialer = &kafkago.Dialer{}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if len(c.GroupBalancers) == 0 {
+		c.GroupBalancers = []kafkago.GroupBalancer{kafkago.RangeGroupBalancer{}, kafkago.RoundRobinGroupBalancer{}}
+	}
+	c.Brokers, c.Topics = slices.Clone(c.Brokers), slices.Clone(c.Topics)
+	return c
+}
+
+func orDefault[T comparable](value, otherwise T) T {
+	var zero T
+	if value == zero {
+		return otherwise
+	}
+	return value
+}
+
+// check reports everything that is wrong, joined into one error.
+func (c *Config) check() error {
+	var faults []error
+	fault := func(format string, arguments ...any) {
+		faults = append(faults, fmt.Errorf(format, arguments...))
+	}
+	if len(c.Brokers) == 0 {
+		fault("Brokers: missing: name at least one host:port")
+	}
+	for i, broker := range c.Brokers {
+		if host, port, err := net.SplitHostPort(broker); err != nil || host == "" || port == "" {
+			fault("Brokers[%d]: %q is not host:port", i, broker)
+		}
+	}
+	if c.Group == "" {
+		fault("Group: missing: name the consumer group")
+	}
+	if len(c.Topics) == 0 {
+		fault("Topics: missing: name at least one")
+	}
+	if slices.Contains(c.Topics, "") {
+		fault("Topics: one of them is empty")
+	}
+	if c.StartOffset != kafkago.FirstOffset && c.StartOffset != kafkago.LastOffset {
+		fault("StartOffset: %d is neither kafka.FirstOffset nor kafka.LastOffset", c.StartOffset)
+	}
+	switch {
+	case c.Inbox == nil:
+		fault("Inbox: missing")
+	case c.Inbox.Consumer == "":
+		fault("Inbox.Consumer: missing: name the consumer")
+	}
+	switch c.DB.(type) {
+	case nil:
+		fault("DB: missing: set a *pgxpool.Pool")
+	case *pgx.Conn, pgx.Tx:
+		fault("DB: %T is for one transaction at a time, and partitions are processed at the same time: set a *pgxpool.Pool", c.DB)
+	}
+	if (c.Handler == nil) == (c.BatchHandler == nil) {
+		fault("Handler, BatchHandler: set exactly one of them")
+	}
+	c.checkNumbers(fault)
+	if err := c.OnPoison.check(c); err != nil {
+		faults = append(faults, err)
+	}
+	return errors.Join(faults...)
+}
+
+func (c *Config) checkNumbers(fault func(string, ...any)) {
+	for _, number := range [...]struct {
+		name          string
+		value, lowest int
+	}{
+		{"BatchSize", c.BatchSize, 1}, {"MaxAttempts", c.MaxAttempts, 1}, {"FetchBytes", c.FetchBytes, 1},
+	} {
+		if number.value < number.lowest || number.value > math.MaxInt32 {
+			fault("%s: %d is not between %d and %d", number.name, number.value, number.lowest, math.MaxInt32)
+		}
+	}
+	for _, d := range [...]struct {
+		name  string
+		value time.Duration
+	}{
+		{"HandlerTimeout", c.HandlerTimeout}, {"CommitInterval", c.CommitInterval}, {"FetchWait", c.FetchWait},
+		{"SessionTimeout", c.SessionTimeout}, {"HeartbeatInterval", c.HeartbeatInterval},
+		{"RebalanceTimeout", c.RebalanceTimeout}, {"StopTimeout", c.StopTimeout},
+	} {
+		if d.value < time.Millisecond || d.value > 24*time.Hour {
+			fault("%s: %s is not between 1ms and 24h", d.name, d.value)
+		}
+	}
+	if c.HeartbeatInterval >= c.SessionTimeout {
+		fault("HeartbeatInterval: %s is not less than SessionTimeout, %s: a third of it is usual", c.HeartbeatInterval, c.SessionTimeout)
+	}
+	if c.RebalanceTimeout < c.HandlerTimeout {
+		fault("RebalanceTimeout: %s is less than HandlerTimeout, %s: a rebalance would expel members that are at work", c.RebalanceTimeout, c.HandlerTimeout)
+	}
+	if b := c.Backoff; b.Initial < 0 || b.Max < b.Initial || b.Multiplier < 1 || b.Jitter > 1 {
+		fault("Backoff: %+v: Initial must not be negative or more than Max, Multiplier not less than 1, Jitter not more than 1", b)
+	}
+}

@@ -1,0 +1,150 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+
+	"github.com/outboxrelay/relay/inbox"
+	"github.com/outboxrelay/relay/inbox/internal/attempt"
+)
+
+// PanicError is a handler's panic. Its transaction was rolled back.
+type PanicError = attempt.PanicError
+
+// Consumer is a member of a consumer group that processes messages through the
+// inbox. Make it by New.
+type Consumer struct {
+	config   Config
+	logger   *slog.Logger
+	cluster  *cluster
+	runner   attempt.Runner
+	counters counters
+	running  atomic.Bool
+	current  atomic.Pointer[progress]
+	assigned atomic.Int64
+}
+
+// New checks the configuration and fills in what it leaves open. It reaches
+// neither the brokers nor the database. An error names every field that is
+// wrong.
+func New(config Config) (*Consumer, error) {
+	config = config.withDefaults()
+	if err := config.check(); err != nil {
+		return nil, fmt.Errorf("inbox/kafka: %w", err)
+	}
+	topics := slices.Clone(config.Topics)
+	if dead, ok := config.OnPoison.(DeadLetter); ok {
+		topics = append(topics, dead.Topic)
+	}
+	logger := config.Logger.With("consumer", config.Inbox.Consumer, "group", config.Group)
+	return &Consumer{
+		config:  config,
+		logger:  logger,
+		cluster: newCluster(config.Brokers, config.Dialer, topics),
+		runner: attempt.Runner{
+			Inbox: config.Inbox, DB: config.DB, Handler: config.Handler, BatchHandler: config.BatchHandler,
+			Timeout: config.HandlerTimeout, Logger: logger,
+		},
+	}, nil
+}
+
+var errRunning = errors.New("inbox/kafka: Run is running already: make a Consumer for each")
+
+// stopTime bounds each of the last commit and leaving.
+const stopTime = 10 * time.Second
+
+// Run consumes until ctx ends, whatever happens to the brokers or the database.
+// When ctx ends it begins no further message, lets the running handlers finish,
+// commits the offsets of what they did and leaves the group. It returns nil
+// then, and an error when handlers had to be interrupted because they took
+// longer than StopTimeout: their messages come again. It returns when
+// everything that it started has ended; a handler that ignores its context
+// delays it. Before ctx ends it returns only what can never work: settings that
+// the brokers refuse.
+//
+// One Run at a time; another one may follow.
+func (c *Consumer) Run(ctx context.Context) error {
+	if !c.running.CompareAndSwap(false, true) {
+		return errRunning
+	}
+	defer c.running.Store(false)
+	defer c.cluster.close()
+	m := &member{config: &c.config, cluster: c.cluster}
+	defer m.hangUp()
+	err := c.consume(ctx, m)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	defer cancel()
+	if left := m.leave(last); left != nil {
+		c.logger.Warn("could not leave the group: it will miss this member after SessionTimeout", "error", left)
+	}
+	if err != nil {
+		return fmt.Errorf("inbox/kafka: %w", err)
+	}
+	return nil
+}
+
+// consume takes part in one generation of the group after another.
+func (c *Consumer) consume(ctx context.Context, m *member) error {
+	var trouble trouble
+	for failures := 0; ctx.Err() == nil; {
+		assigned, err := m.join(ctx)
+		switch {
+		case err == nil:
+			failures = 0
+			trouble.over(c.logger, "a member of the group again")
+			if err := c.serve(ctx, m, assigned); err != nil {
+				return err
+			}
+		case ctx.Err() != nil:
+		case errors.Is(err, kafkago.InvalidSessionTimeout), errors.Is(err, kafkago.InvalidGroupId):
+			return err
+		case passing(err) && failures < 5:
+			// Somebody else came or went meanwhile, or the coordinator has just
+			// started: nothing to talk about.
+			failures++
+			if failures > 1 {
+				c.pause(ctx, failures-1)
+			}
+		default:
+			failures++
+			trouble.begins(c.logger, "cannot join the group; trying again", err)
+			c.pause(ctx, failures)
+		}
+	}
+	return nil
+}
+
+// decode returns a record as a message.
+func (c *Consumer) decode(p partitionID, r record) message {
+	m := message{record: r, Message: inbox.Message{
+		Topic: p.topic, Key: r.key, Payload: r.value,
+		Source: inbox.KafkaSource(p.topic, p.id, r.offset), ReceivedAt: time.Now(),
+	}}
+	headers := make([]inbox.Header, len(r.headers))
+	for i, h := range r.headers {
+		headers[i] = inbox.Header{Name: h.Key, Value: h.Value}
+	}
+	c.config.Decoder.Kafka(&m.Message, headers)
+	if m.Time.IsZero() {
+		m.Time = r.time
+	}
+	return m
+}
+
+// identifiable returns the number of messages until one has no id: that one
+// would fail the others of a batch.
+func (c *Consumer) identifiable(batch []message) int {
+	for i := range batch {
+		if _, err := c.runner.Identify(batch[i].Message); err != nil {
+			return i
+		}
+	}
+	return len(batch)
+}
