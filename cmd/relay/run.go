@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 
 	"github.com/outboxrelay/relay/internal/admin"
@@ -59,6 +61,8 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 			logger.Warn("a sink did not close cleanly", "error", err)
 		}
 	}()
+	registry := prometheus.NewRegistry()
+	meter := newMeter(registry, c)
 	loop := delivery.New(delivery.Options{
 		Source: source.NewClaimer(pool, source.Options{
 			Schema: c.Outbox.Schema, Table: c.Outbox.Table,
@@ -80,6 +84,7 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 		},
 		ShutdownTimeout: c.ShutdownTimeout,
 		Logger:          logger,
+		Observer:        meter,
 	})
 
 	var background sync.WaitGroup
@@ -92,8 +97,17 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 		if err != nil {
 			return failed(err)
 		}
-		server := &admin.Server{Ready: loop.Ready, Logger: logger}
+		certificate, err := c.HTTP.TLS.Certificate()
+		if err != nil {
+			return failed(err)
+		}
+		server := &admin.Server{
+			Live: loop.Live, Ready: loop.Ready, Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
+			Profiles: c.HTTP.Pprof, Token: c.HTTP.Token, Certificate: certificate, Logger: logger,
+		}
 		background.Go(func() { server.Serve(beside, listener) })
+		backlog := newBacklogMeter(pool, c, meter, logger)
+		background.Go(func() { backlog.run(beside) })
 	}
 	if c.Outbox.Notify {
 		direct, err := c.Database.DirectConfig()

@@ -13,7 +13,7 @@ const (
 	// pingInterval is how often a sink is tried that nothing was published to.
 	pingInterval = 2 * time.Second
 	// pingTimeout bounds one try.
-	pingTimeout = 4 * time.Second
+	pingTimeout = 2500 * time.Millisecond
 )
 
 // gateState is whether messages are claimed for a sink.

@@ -6,6 +6,7 @@ package delivery
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -71,6 +72,9 @@ type Loop struct {
 	// slots holds one token per batch that may be under way.
 	slots chan struct{}
 	ready atomic.Bool
+	// turned is when the loop last turned, in Unix nanoseconds; zero while it does
+	// not run.
+	turned atomic.Int64
 	// pinged is when the database was last asked for its own sake.
 	pinged time.Time
 
@@ -117,6 +121,25 @@ func (l *Loop) Wake() {
 // Ready reports whether the database was reached and the loop runs.
 func (l *Loop) Ready() bool { return l.ready.Load() }
 
+// wedgedMargin is added to what a turn of the loop may take by its bounds.
+const wedgedMargin = 30 * time.Second
+
+// Live returns an error when the loop has not turned for longer than all bounds
+// of a turn together: then something hangs that nothing ends, and only a new
+// process helps. An absent database or broker is no such thing.
+func (l *Loop) Live() error {
+	turned := l.turned.Load()
+	if turned == 0 {
+		return nil
+	}
+	limit := l.options.PollInterval + 2*l.options.PublishTimeout + settleTimeout + wedgedMargin
+	if since := time.Since(time.Unix(0, turned)); since > limit {
+		return fmt.Errorf("the relay has not looked for messages for %s, although it should every %s at least: it hangs, start it anew",
+			since.Round(time.Second), limit)
+	}
+	return nil
+}
+
 // Run relays until ctx ends. Then it claims no more, lets what is under way
 // finish within ShutdownTimeout, and returns; past it, what the broker
 // acknowledged is settled and the rest given back.
@@ -143,7 +166,9 @@ func (l *Loop) Run(ctx context.Context) {
 func (l *Loop) claimAll(ctx, publishing context.Context) {
 	pace := pace{pollInterval: l.options.PollInterval}
 	database := outage{backoff: l.options.Failures.Backoff, logger: l.options.Logger}
+	defer l.turned.Store(0)
 	for {
+		l.turned.Store(time.Now().UnixNano())
 		select {
 		case <-ctx.Done():
 			return

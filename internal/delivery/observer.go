@@ -14,6 +14,9 @@ type Observer interface {
 	// Failed tells that n messages of the topic were not published, once per
 	// attempt. The sink is empty where no route leads to one.
 	Failed(topic, sink, reason string, n int)
+	// Unsettled tells that n messages were acknowledged and could not be marked:
+	// they are published again.
+	Unsettled(n int)
 	// GivenUp tells that a message was moved to the dead letters, or skipped.
 	GivenUp(topic, policy string)
 	PublishTook(sink string, took time.Duration)
@@ -30,6 +33,7 @@ func (nobody) Claimed(time.Duration, int)         {}
 func (nobody) Published(string, string, int)      {}
 func (nobody) Acknowledged(time.Duration)         {}
 func (nobody) Failed(string, string, string, int) {}
+func (nobody) Unsettled(int)                      {}
 func (nobody) GivenUp(string, string)             {}
 func (nobody) PublishTook(string, time.Duration)  {}
 func (nobody) SettleTook(time.Duration)           {}

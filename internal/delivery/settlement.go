@@ -23,6 +23,11 @@ func (l *Loop) settle(ctx context.Context, d *delivery, outcomes []source.Outcom
 	l.options.Observer.SettleTook(time.Since(began))
 	unrecorded, ok := errors.AsType[*source.UnrecordedError](err)
 	if err != nil && !ok {
+		unsettled := 0
+		for _, c := range published.counts {
+			unsettled += c.n
+		}
+		l.options.Observer.Unsettled(unsettled)
 		l.options.Logger.Warn("published messages could not be marked; they will be sent again", "error", err)
 		return
 	}
