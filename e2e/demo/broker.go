@@ -4,27 +4,47 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/outboxrelay/relay/e2e/servers"
 )
 
-// topic is where the order service's events go, at every broker.
-const topic = "orders"
+const (
+	// topic is where the order service's events go, at every broker.
+	topic = "orders"
+	// shippingGroup is the name by which the shipping service consumes: its
+	// consumer group, or its queue.
+	shippingGroup = "shipping"
+)
 
-// broker is the demo's message broker and consumer.
+// broker is the demo's message broker and the auditor that reads all of it.
 type broker interface {
 	// Name is the product and version.
 	Name() string
 	// Sink is the broker as an entry of the relay's configuration.
 	Sink() map[string]any
-	// Consume adds everything that arrives, until ctx ends.
-	Consume(ctx context.Context, arrivals *Arrivals) error
-	// Drain returns when Consume has added all that the broker holds. Nobody
+	// Audit adds everything that arrives, until ctx ends.
+	Audit(ctx context.Context, arrivals *Arrivals) error
+	// Drain returns when Audit has added all that the broker holds. Nobody
 	// publishes any more.
 	Drain(ctx context.Context) error
+	// ShippingEnvironment tells the shipping service's process with the index
+	// where to consume.
+	ShippingEnvironment(index int) ([]string, error)
+	// Strike kills that process, at a moment at which its database has
+	// committed what the broker has not heard of. It kills it all the same when
+	// there is no such moment for a while.
+	Strike(ctx context.Context, index int, victim *program, depot waybills) error
+	// Unshipped is how many messages wait for the shipping service. What it
+	// has received and not acknowledged may count or not.
+	Unshipped(ctx context.Context) (int64, error)
 	io.Closer
 }
+
+// strikeLimit is how long Strike looks for its moment.
+const strikeLimit = 2 * time.Second
 
 // Sinks are the values of Options.Sink.
 func Sinks() []string { return []string{"kafka", "rabbitmq"} }
@@ -33,7 +53,9 @@ func Sinks() []string { return []string{"kafka", "rabbitmq"} }
 func startBroker(ctx context.Context, sink string) (broker, error) {
 	switch sink {
 	case "kafka":
-		server, err := servers.StartKafka(ctx, servers.KafkaOptions{})
+		server, err := servers.StartKafka(ctx, servers.KafkaOptions{
+			Properties: map[string]string{"group.min.session.timeout.ms": strconv.FormatInt(sessionTimeout.Milliseconds(), 10)},
+		})
 		if err != nil {
 			return nil, err
 		}

@@ -28,7 +28,10 @@ type Options struct {
 	Rate float64
 	// Relays is how many there are.
 	Relays int
-	// KillEvery is the time from one kill to the next; 0: none.
+	// Shippers is how many processes the shipping service has.
+	Shippers int
+	// KillEvery is the time from one kill of a relay to the next, and from one
+	// of a shipping service to the next; 0: none.
 	KillEvery time.Duration
 	// Dir is the parent of the folder for binaries, configuration and logs;
 	// empty: the system's folder for temporary files.
@@ -37,8 +40,8 @@ type Options struct {
 	View *View
 }
 
-// drainLimit is how long the relays may take for what is left when the orders
-// have stopped.
+// drainLimit is how long the relays, and then the shipping service, may take
+// for what is left when the orders have stopped.
 const drainLimit = 30 * time.Second
 
 // Run runs the demo and shows it. It returns true if the tally is clean. When
@@ -74,18 +77,37 @@ type demo struct {
 	mu       sync.Mutex // of what prepare starts side by side
 	postgres *servers.Postgres
 	broker   broker
-	pool     *pgxpool.Pool
-	database string
-	relays   *relays
-	orders   *program
-	// explained is how many duplicates the kills account for.
-	explained int
+	// shop is the order service's database, depot the shipping service's.
+	shop, depot database
+	relays      *relays
+	shippers    *shippers
+	orders      *program
+}
+
+// database is one that the demo looks into.
+type database struct {
+	url  string
+	pool *pgxpool.Pool
+}
+
+func newDatabase(ctx context.Context, server *servers.Postgres, name string) (d database, err error) {
+	if d.url, err = server.CreateDatabase(ctx, name); err != nil {
+		return database{}, err
+	}
+	d.pool, err = pgxpool.New(ctx, d.url)
+	return d, err
+}
+
+func (d database) close() {
+	if d.pool != nil {
+		d.pool.Close()
+	}
 }
 
 // prepare gets, builds and starts everything but the processes of the demo.
 func (d *demo) prepare(ctx context.Context) error {
 	began := time.Now()
-	d.View.Line("Outbox Relay demo: %v of orders, %d relays, %s\n", d.Duration, d.Relays, d.plan())
+	d.View.Line("Outbox Relay demo: %v of orders, %d relays, %d shipping services, %s\n", d.Duration, d.Relays, d.Shippers, d.plan())
 	if err := servers.Deps(ctx, d.View.Out); err != nil {
 		return err
 	}
@@ -107,7 +129,7 @@ func (d *demo) prepare(ctx context.Context) error {
 	}
 	step(func() (string, error) { return d.startPostgres(ctx) })
 	step(func() (string, error) { return d.startBroker(ctx) })
-	step(func() (string, error) { return "built relay and orders", d.build(ctx) })
+	step(func() (string, error) { return "built relay, orders and shipping", d.build(ctx) })
 	steps.Wait()
 	if err := context.Cause(ctx); err != nil {
 		return err
@@ -118,9 +140,9 @@ func (d *demo) prepare(ctx context.Context) error {
 
 func (d *demo) plan() string {
 	if d.KillEvery == 0 {
-		return "none of which is killed"
+		return "none of them killed"
 	}
-	return fmt.Sprintf("one of which is killed every %v", d.KillEvery)
+	return fmt.Sprintf("one of each killed every %v", d.KillEvery)
 }
 
 func (d *demo) startPostgres(ctx context.Context) (string, error) {
@@ -131,10 +153,10 @@ func (d *demo) startPostgres(ctx context.Context) (string, error) {
 	d.mu.Lock()
 	d.postgres = server
 	d.mu.Unlock()
-	if d.database, err = server.CreateDatabase(ctx, "shop"); err != nil {
+	if d.shop, err = newDatabase(ctx, server, "shop"); err != nil {
 		return "", err
 	}
-	if d.pool, err = pgxpool.New(ctx, d.database); err != nil {
+	if d.depot, err = newDatabase(ctx, server, "depot"); err != nil {
 		return "", err
 	}
 	return "PostgreSQL " + server.Version(), nil
@@ -161,8 +183,9 @@ func (d *demo) build(ctx context.Context) error {
 		return fmt.Errorf("find the sources of %s: run the demo in its repository: %w", module, err)
 	}
 	for binary, source := range map[string]string{
-		"relay":  filepath.Join(root, "cmd", "relay"),
-		"orders": filepath.Join(root, "examples", "orders"),
+		"relay":    filepath.Join(root, "cmd", "relay"),
+		"orders":   filepath.Join(root, "examples", "orders"),
+		"shipping": filepath.Join(root, "examples", "orders", "shipping"),
 	} {
 		command := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(d.dir, binary), ".")
 		command.Dir = source
@@ -177,32 +200,23 @@ func (d *demo) build(ctx context.Context) error {
 func (d *demo) run(parent context.Context) (clean bool, err error) {
 	ctx, fail := context.WithCancelCause(parent)
 	defer fail(nil)
-	d.relays, err = newRelays(d.Relays, filepath.Join(d.dir, "relay"), d.dir, d.database, d.broker.Sink(), fail)
-	if err != nil {
+	if err := d.startCrews(ctx, fail); err != nil {
 		return false, err
 	}
-	if err := d.relays.migrate(ctx); err != nil {
-		return false, err
-	}
-	if err := d.relays.start(); err != nil {
-		return false, err
-	}
-	if err := d.relays.ready(ctx); err != nil {
-		return false, err
-	}
-	var consumer sync.WaitGroup
-	defer consumer.Wait()
-	consuming, stopConsumer := context.WithCancel(ctx)
-	defer stopConsumer()
-	consumer.Go(func() {
-		if err := d.broker.Consume(consuming, d.arrivals); err != nil && consuming.Err() == nil {
-			fail(fmt.Errorf("consumer: %w", err))
+	var auditor sync.WaitGroup
+	defer auditor.Wait()
+	auditing, stopAuditor := context.WithCancel(ctx)
+	defer stopAuditor()
+	auditor.Go(func() {
+		if err := d.broker.Audit(auditing, d.arrivals); err != nil && auditing.Err() == nil {
+			fail(fmt.Errorf("auditor: %w", err))
 		}
 	})
 
 	m := &monitor{
-		view: d.View, ledger: ledger{d.pool}, arrivals: d.arrivals, relays: d.relays, started: time.Now(), total: d.Duration,
-		title: fmt.Sprintf("orders → PostgreSQL %s → %d relays → %s", d.postgres.Version(), d.Relays, d.broker.Name()),
+		view: d.View, ledger: ledger{d.shop.pool}, waybills: waybills{d.depot.pool}, arrivals: d.arrivals,
+		relays: d.relays, shippers: d.shippers, started: time.Now(), total: d.Duration,
+		title: fmt.Sprintf("orders → PostgreSQL %s → %d relays → %s → %d shipping services", d.postgres.Version(), d.Relays, d.broker.Name(), d.Shippers),
 	}
 	if err := d.load(ctx, m); err != nil {
 		return false, err
@@ -211,25 +225,60 @@ func (d *demo) run(parent context.Context) (clean bool, err error) {
 	if err := context.Cause(ctx); err != nil {
 		return false, err
 	}
-	return d.compare(ctx, problems)
+	return d.compare(ctx, m, problems)
 }
 
-// load lets orders come in, and kills relays meanwhile.
+// startCrews makes the tables and starts the relays and the shipping services.
+func (d *demo) startCrews(ctx context.Context, fail context.CancelCauseFunc) (err error) {
+	d.relays, err = newRelays(d.Relays, filepath.Join(d.dir, "relay"), d.dir, d.shop.url, d.broker.Sink(), fail)
+	if err != nil {
+		return err
+	}
+	d.shippers, err = newShippers(d.Shippers, d.dir, d.depot.url, d.broker, fail)
+	if err != nil {
+		return err
+	}
+	if err := d.relays.migrate(ctx); err != nil {
+		return err
+	}
+	if err := d.shippers.migrate(ctx); err != nil {
+		return err
+	}
+	if err := d.relays.start(); err != nil {
+		return err
+	}
+	if err := d.shippers.start(); err != nil {
+		return err
+	}
+	return d.relays.ready(ctx)
+}
+
+// load lets orders come in, and kills relays and shipping services meanwhile.
 func (d *demo) load(ctx context.Context, m *monitor) (err error) {
 	command := exec.Command(filepath.Join(d.dir, "orders"), "--rate", fmt.Sprint(d.Rate), "--duration", d.Duration.String())
-	command.Env = append(os.Environ(), "DATABASE_URL="+d.database)
+	command.Env = append(os.Environ(), "DATABASE_URL="+d.shop.url)
 	if d.orders, err = startProgram("orders", filepath.Join(d.dir, "orders.log"), command); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var others sync.WaitGroup
-	if d.KillEvery > 0 {
+	harass := func(c *crew, delay time.Duration, strike func(context.Context, *member) error) {
 		others.Go(func() {
-			var err error
-			if d.explained, err = d.relays.harass(ctx, d.KillEvery, m.ledger); err != nil {
+			if !sleep(ctx, delay) {
+				return
+			}
+			if err := c.harass(ctx, d.KillEvery, strike); err != nil {
 				cancel(err)
 			}
+		})
+	}
+	if d.KillEvery > 0 {
+		harass(&d.relays.crew, 0, func(ctx context.Context, victim *member) error {
+			return d.relays.strike(ctx, victim, m.ledger)
+		})
+		harass(&d.shippers.crew, d.KillEvery/2, func(ctx context.Context, victim *member) error {
+			return d.shippers.strike(ctx, victim, m.waybills)
 		})
 	}
 	others.Go(func() { m.run(ctx, "load") })
@@ -244,8 +293,9 @@ func (d *demo) load(ctx context.Context, m *monitor) (err error) {
 	return err
 }
 
-// drain waits until the outbox is empty, ends the relays and waits until the
-// consumer has read everything.
+// drain waits until the outbox is empty, ends the relays, waits until the
+// auditor has read everything and the shipping service has processed it, and
+// ends that.
 func (d *demo) drain(ctx context.Context, m *monitor) (problems []error) {
 	showing, stopShowing := context.WithCancel(ctx)
 	var shown sync.WaitGroup
@@ -253,16 +303,24 @@ func (d *demo) drain(ctx context.Context, m *monitor) (problems []error) {
 	defer shown.Wait()
 	defer stopShowing()
 
-	limited, cancel := context.WithTimeout(ctx, drainLimit)
-	defer cancel()
 	left := 0
-	err := poll(limited, func() (done bool, err error) {
-		left, err = ledger{d.pool}.pending(limited)
-		return left == 0, err
-	})
-	if err != nil && ctx.Err() == nil {
-		problems = append(problems, fmt.Errorf("after %v %d messages wait in the outbox: %w", drainLimit, left, err))
+	within := func(what string, wait func(ctx context.Context) error) {
+		limited, cancel := context.WithTimeout(ctx, drainLimit)
+		defer cancel()
+		if err := wait(limited); err != nil && ctx.Err() == nil {
+			problems = append(problems, fmt.Errorf("%s, within %v: %w", what, drainLimit, err))
+		}
 	}
+	within("empty the outbox", func(ctx context.Context) error {
+		err := poll(ctx, func() (done bool, err error) {
+			left, err = m.ledger.pending(ctx)
+			return left == 0, err
+		})
+		if err != nil {
+			return fmt.Errorf("%d messages wait in it: %w", left, err)
+		}
+		return nil
+	})
 	if err := d.relays.ready(ctx); err != nil {
 		problems = append(problems, err)
 	}
@@ -270,31 +328,67 @@ func (d *demo) drain(ctx context.Context, m *monitor) (problems []error) {
 		return problems
 	}
 	problems = append(problems, d.relays.stop()...)
-	limited, cancel = context.WithTimeout(ctx, drainLimit)
-	defer cancel()
-	if err := d.broker.Drain(limited); err != nil && ctx.Err() == nil {
-		problems = append(problems, fmt.Errorf("read the broker to its end: %w", err))
-	}
+	within("read the broker to its end", d.broker.Drain)
+	within("ship what was paid", d.ship)
 	return problems
 }
 
+// ship waits until no message waits for the shipping service and ends it. What
+// it had received and not processed then waits again, for another round.
+func (d *demo) ship(ctx context.Context) error {
+	for {
+		var left int64
+		none := func() (done bool, err error) {
+			left, err = d.broker.Unshipped(ctx)
+			return left == 0, err
+		}
+		if err := poll(ctx, none); err != nil {
+			return fmt.Errorf("%d messages wait: %w", left, err)
+		}
+		if errs := d.shippers.stop(); errs != nil {
+			return errors.Join(errs...)
+		}
+		if done, err := none(); done || err != nil {
+			return err
+		}
+		if err := d.shippers.start(); err != nil {
+			return err
+		}
+	}
+}
+
 // compare makes and shows the tally.
-func (d *demo) compare(ctx context.Context, problems []error) (clean bool, err error) {
-	book := ledger{d.pool}
-	committed, err := book.committed(ctx)
+func (d *demo) compare(ctx context.Context, m *monitor, problems []error) (clean bool, err error) {
+	committed, err := m.ledger.committed(ctx)
 	if err != nil {
 		return false, err
 	}
-	undone, err := book.undone(ctx)
+	undone, err := m.ledger.undone(ctx)
 	if err != nil {
 		return false, err
 	}
-	if len(committed) == 0 {
-		problems = append(problems, errors.New("the order service committed nothing"))
+	paid, err := m.ledger.paid(ctx)
+	if err != nil {
+		return false, err
+	}
+	shipments, err := m.waybills.shipments(ctx)
+	if err != nil {
+		return false, err
+	}
+	if len(paid) == 0 {
+		problems = append(problems, errors.New("no payment was committed"))
 	}
 	tally := Compare(committed, undone, d.arrivals.Records())
-	d.View.Tally(tally, d.relays.kills(), d.explained, problems)
-	return tally.Clean(d.explained) && len(problems) == 0, nil
+	tally.Shipping = CompareShipments(paid, shipments)
+	if _, tally.Shipping.Refused, err = m.waybills.counts(ctx); err != nil {
+		return false, err
+	}
+	if kills(d.shippers.status()) > 0 && tally.Shipping.Refused == 0 {
+		problems = append(problems, errors.New("the inbox was given no duplicates, so this run shows nothing of it"))
+	}
+	toll := Toll{Relays: kills(d.relays.status()), Shippers: kills(d.shippers.status()), Explained: d.relays.explained}
+	d.View.Tally(tally, toll, problems)
+	return tally.Clean(toll.Explained) && len(problems) == 0, nil
 }
 
 // close ends everything that is left, in the order in which it depends on each
@@ -306,9 +400,11 @@ func (d *demo) close() {
 	if d.relays != nil {
 		d.relays.kill()
 	}
-	if d.pool != nil {
-		d.pool.Close()
+	if d.shippers != nil {
+		d.shippers.kill()
 	}
+	d.shop.close()
+	d.depot.close()
 	var closing sync.WaitGroup
 	for _, server := range []io.Closer{d.postgresCloser(), d.broker} {
 		if server != nil {
@@ -343,6 +439,9 @@ func (o Options) Check() error {
 	}
 	if o.Relays < 1 {
 		errs = append(errs, fmt.Errorf("relays %d: must be at least 1", o.Relays))
+	}
+	if o.Shippers < 1 {
+		errs = append(errs, fmt.Errorf("shippers %d: must be at least 1", o.Shippers))
 	}
 	if o.KillEvery != 0 && o.KillEvery < 2*downTime {
 		errs = append(errs, fmt.Errorf("kill-every %v: must be 0 (never) or at least %v", o.KillEvery, 2*downTime))

@@ -37,7 +37,7 @@ func short(t *testing.T, sink string) (Options, *output) {
 	}
 	out := new(output)
 	return Options{
-		Sink: sink, Duration: 7 * time.Second, Rate: 200, Relays: 2, KillEvery: 2 * time.Second,
+		Sink: sink, Duration: 7 * time.Second, Rate: 200, Relays: 2, Shippers: 2, KillEvery: 2 * time.Second,
 		Dir: t.TempDir(), View: &View{Out: out},
 	}, out
 }
@@ -111,13 +111,13 @@ func TestInterrupted(t *testing.T) {
 
 func TestCheckOptions(t *testing.T) {
 	t.Parallel()
-	good := Options{Sink: "kafka", Duration: time.Minute, Rate: 1, Relays: 1}
+	good := Options{Sink: "kafka", Duration: time.Minute, Rate: 1, Relays: 1, Shippers: 1}
 	if err := good.Check(); err != nil {
 		t.Error(err)
 	}
 	bad := Options{Sink: "carrier pigeon", KillEvery: time.Second}
 	err := bad.Check()
-	for _, want := range []string{"carrier pigeon", "kafka, rabbitmq", "duration", "rate", "relays", "kill-every"} {
+	for _, want := range []string{"carrier pigeon", "kafka, rabbitmq", "duration", "rate", "relays", "shippers", "kill-every"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q does not say %q", err, want)
 		}

@@ -48,3 +48,12 @@ func (l ledger) undone(ctx context.Context) ([]Undone, error) {
 		return u, row.Scan((*[16]byte)(&u.MessageID), &u.Reason)
 	})
 }
+
+// paid are the orders whose payment committed.
+func (l ledger) paid(ctx context.Context) ([]string, error) {
+	rows, err := l.pool.Query(ctx, `SELECT order_id FROM order_events WHERE type = 'OrderPaid'`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}

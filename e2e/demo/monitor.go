@@ -14,16 +14,18 @@ const (
 
 // sample is what was counted at one moment.
 type sample struct {
-	at                   time.Time
-	committed, published int
+	at                            time.Time
+	committed, published, shipped int
 }
 
 // monitor counts, and shows what it counted, from time to time.
 type monitor struct {
 	view     *View
 	ledger   ledger
+	waybills waybills
 	arrivals *Arrivals
 	relays   *relays
+	shippers *shippers
 	title    string
 	total    time.Duration
 	started  time.Time
@@ -50,14 +52,17 @@ func (m *monitor) run(ctx context.Context, phase string) {
 func (m *monitor) step(ctx context.Context, phase string) {
 	// A look that fails, as the tables are not there yet or ctx ended, shows
 	// what the last one saw.
+	if shipped, refused, err := m.waybills.counts(ctx); err == nil {
+		m.shown.shipped, m.shown.refused = shipped, refused
+	}
 	if committed, rolledBack, err := m.ledger.counts(ctx); err == nil {
 		_, published := m.arrivals.Count()
 		m.shown.committed, m.shown.rolledBack, m.shown.published = committed, rolledBack, published
-		m.add(sample{time.Now(), committed, published})
+		m.add(sample{time.Now(), committed, published, m.shown.shipped})
 	}
 	m.shown.title, m.shown.phase = m.title, phase
 	m.shown.elapsed, m.shown.total = time.Since(m.started), m.total
-	m.shown.relays, m.shown.kills = m.relays.status(), m.relays.kills()
+	m.shown.relays, m.shown.shippers = m.relays.status(), m.shippers.status()
 	m.view.Show(m.shown)
 }
 
@@ -74,10 +79,12 @@ func (m *monitor) add(s sample) {
 	}
 	m.shown.commitRate = int(float64(s.committed-first.committed) / seconds)
 	m.shown.publishRate = int(float64(s.published-first.published) / seconds)
+	m.shown.shipRate = int(float64(s.shipped-first.shipped) / seconds)
 	if s.at.Sub(m.second) >= time.Second {
 		m.second = s.at
 		m.shown.commitHistory = remember(m.shown.commitHistory, m.shown.commitRate)
 		m.shown.publishHistory = remember(m.shown.publishHistory, m.shown.publishRate)
+		m.shown.shipHistory = remember(m.shown.shipHistory, m.shown.shipRate)
 	}
 }
 

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -65,8 +66,8 @@ func (a *Arrivals) Records() []Record {
 	return slices.Clone(a.records)
 }
 
-// Tally is what the comparison of the database with the broker found. The
-// lists name each offender for people.
+// Tally is what the comparison of the database with the broker, and of both
+// databases, found. The lists name each offender for people.
 type Tally struct {
 	// Committed and RolledBack are messages, Records what the broker holds.
 	Committed, RolledBack, Records int
@@ -78,6 +79,51 @@ type Tally struct {
 	OutOfOrder []string
 	// Duplicates are records beyond the first of each message.
 	Duplicates int
+	// Shipping is the other side of the broker.
+	Shipping Shipping
+}
+
+// Shipping is what the comparison of the orders that were paid with the
+// shipments found.
+type Shipping struct {
+	// Paid are the orders to ship.
+	Paid int
+	// Once is how many of them were shipped exactly once.
+	Once int
+	// Twice were shipped more than once, Never not at all, and Unpaid were
+	// shipped although no payment of them was committed.
+	Twice, Never, Unpaid []string
+	// Refused is how many deliveries the inbox refused as duplicates.
+	Refused int
+}
+
+// CompareShipments counts and names what is wrong with the shipments: for each
+// order, how often it was shipped.
+func CompareShipments(paid []string, shipments map[string]int) Shipping {
+	shipping := Shipping{Paid: len(paid)}
+	due := make(map[string]struct{}, len(paid))
+	for _, order := range paid {
+		due[order] = struct{}{}
+		switch n := shipments[order]; n {
+		case 0:
+			shipping.Never = append(shipping.Never, "order "+order)
+		case 1:
+			shipping.Once++
+		default:
+			shipping.Twice = append(shipping.Twice, fmt.Sprintf("order %s, %d times", order, n))
+		}
+	}
+	for _, order := range slices.Sorted(maps.Keys(shipments)) {
+		if _, ok := due[order]; !ok {
+			shipping.Unpaid = append(shipping.Unpaid, "order "+order)
+		}
+	}
+	return shipping
+}
+
+// Clean reports whether every paid order was shipped once and no other was.
+func (s Shipping) Clean() bool {
+	return len(s.Twice) == 0 && len(s.Never) == 0 && len(s.Unpaid) == 0
 }
 
 // Compare counts and names what is wrong with the records.
@@ -122,10 +168,10 @@ func Compare(committed []Event, undone []Undone, records []Record) Tally {
 	return tally
 }
 
-// Clean reports whether nothing is missing, phantom or out of order, and no
-// more came twice than the kills explain.
+// Clean reports whether nothing is missing, phantom or out of order, no more
+// came twice than the kills explain, and the shipments are clean.
 func (t Tally) Clean(explained int) bool {
-	return len(t.Missing) == 0 && len(t.Phantom) == 0 && len(t.OutOfOrder) == 0 && t.Duplicates <= explained
+	return t.Shipping.Clean() && len(t.Missing) == 0 && len(t.Phantom) == 0 && len(t.OutOfOrder) == 0 && t.Duplicates <= explained
 }
 
 // Offenders names the first few of each kind, a line each.
@@ -135,7 +181,10 @@ func (t Tally) Offenders() string {
 	for _, kind := range []struct {
 		name  string
 		found []string
-	}{{"missing", t.Missing}, {"phantom", t.Phantom}, {"out of order", t.OutOfOrder}} {
+	}{
+		{"missing", t.Missing}, {"phantom", t.Phantom}, {"out of order", t.OutOfOrder},
+		{"shipped twice", t.Shipping.Twice}, {"never shipped", t.Shipping.Never}, {"shipped unpaid", t.Shipping.Unpaid},
+	} {
 		for i, offender := range kind.found {
 			if i == limit {
 				fmt.Fprintf(&b, "%s: and %d more\n", kind.name, len(kind.found)-limit)

@@ -84,6 +84,39 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+func TestCompareShipments(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name      string
+		shipments map[string]int
+		once      int
+		// twice, never and unpaid
+		want     [3]int
+		offender string
+	}{
+		{"as it should be", map[string]int{"a": 1, "b": 1, "c": 1}, 3, [3]int{}, ""},
+		{"one twice", map[string]int{"a": 1, "b": 2, "c": 1}, 2, [3]int{1, 0, 0}, "shipped twice: order b, 2 times"},
+		{"one never", map[string]int{"a": 1, "c": 1}, 2, [3]int{0, 1, 0}, "never shipped: order b"},
+		{"one that nobody paid", map[string]int{"a": 1, "b": 1, "c": 1, "d": 1}, 3, [3]int{0, 0, 1}, "shipped unpaid: order d"},
+		{"twice and never do not cancel out", map[string]int{"a": 2, "c": 1}, 1, [3]int{1, 1, 0}, "never shipped: order b"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			tally := Tally{Shipping: CompareShipments([]string{"a", "b", "c"}, test.shipments)}
+			s := tally.Shipping
+			if got := [3]int{len(s.Twice), len(s.Never), len(s.Unpaid)}; got != test.want || s.Once != test.once || s.Paid != 3 {
+				t.Errorf("twice, never, unpaid are %v, want %v; %d of %d once, want %d", got, test.want, s.Once, s.Paid, test.once)
+			}
+			if want := test.offender == ""; tally.Clean(0) != want {
+				t.Errorf("clean is %v", !want)
+			}
+			if !strings.Contains(tally.Offenders(), test.offender) || (test.offender == "") != (tally.Offenders() == "") {
+				t.Errorf("offenders are %q, want %q", tally.Offenders(), test.offender)
+			}
+		})
+	}
+}
+
 func TestArrivals(t *testing.T) {
 	t.Parallel()
 	var a Arrivals

@@ -3,6 +3,7 @@ package demo
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,12 +31,26 @@ type state struct {
 	committed      int
 	rolledBack     int
 	published      int // messages, not records
+	shipped        int // orders
+	refused        int // duplicates
 	commitRate     int
 	publishRate    int
+	shipRate       int
 	commitHistory  []int
 	publishHistory []int
-	relays         []relayStatus
-	kills          int
+	shipHistory    []int
+	relays         []memberStatus
+	shippers       []memberStatus
+}
+
+// running counts those that run.
+func running(members []memberStatus) (n int) {
+	for _, m := range members {
+		if m.running {
+			n++
+		}
+	}
+	return n
 }
 
 // Line writes a line that stays.
@@ -56,14 +71,9 @@ func (v *View) Show(s state) {
 			return
 		}
 		v.lastPlain = time.Now()
-		running := 0
-		for _, r := range s.relays {
-			if r.running {
-				running++
-			}
-		}
-		_, _ = fmt.Fprintf(v.Out, "%-8s %3.0f s  commits/s %5d  published/s %5d  lag %5d  kills %2d  relays %d of %d\n",
-			s.phase, s.elapsed.Seconds(), s.commitRate, s.publishRate, s.lag(), s.kills, running, len(s.relays))
+		_, _ = fmt.Fprintf(v.Out, "%-5s %3.0f s  commits/s %5d  published/s %5d  lag %5d  shipped/s %4d  refused %4d  kills %2d  relays %d of %d  shipping %d of %d\n",
+			s.phase, s.elapsed.Seconds(), s.commitRate, s.publishRate, s.lag(), s.shipRate, s.refused,
+			kills(s.relays)+kills(s.shippers), running(s.relays), len(s.relays), running(s.shippers), len(s.shippers))
 		return
 	}
 	lines := v.lines(s)
@@ -94,19 +104,21 @@ func (v *View) lines(s state) []string {
 		"",
 		fmt.Sprintf("  committed  %9s %6d/s  %s", thousands(s.committed), s.commitRate, v.paint(cyan, sparkline(s.commitHistory))),
 		fmt.Sprintf("  published  %9s %6d/s  %s", thousands(s.published), s.publishRate, v.paint(cyan, sparkline(s.publishHistory))),
-		fmt.Sprintf("  lag        %9s", thousands(s.lag())),
+		fmt.Sprintf("  shipped    %9s %6d/s  %s", thousands(s.shipped), s.shipRate, v.paint(cyan, sparkline(s.shipHistory))),
+		fmt.Sprintf("  lag        %9s   committed and not in the broker", thousands(s.lag())),
 		fmt.Sprintf("  rolled back%9s", thousands(s.rolledBack)),
+		fmt.Sprintf("  refused    %9s   duplicates, by the inbox of shipping", thousands(s.refused)),
 		"",
 	}
-	for _, r := range s.relays {
+	for _, m := range slices.Concat(s.relays, s.shippers) {
 		status := v.paint(green, "● running")
 		switch {
-		case r.killed:
+		case m.killed:
 			status = v.paint(red, "✗ killed ")
-		case !r.running:
+		case !m.running:
 			status = "○ stopped"
 		}
-		lines = append(lines, fmt.Sprintf("  %s   %s   %s", r.name, status, times("killed", r.kills)))
+		lines = append(lines, fmt.Sprintf("  %-10s   %s   %s", m.name, status, times("killed", m.kills)))
 	}
 	return append(lines, "")
 }
@@ -122,33 +134,49 @@ func (v *View) finish() {
 // Close gives the terminal back.
 func (v *View) Close() { v.finish() }
 
-// Tally shows the result. So many duplicates are explained by the kills.
-func (v *View) Tally(t Tally, kills, explained int, problems []error) {
+// Toll is what the demo did to the processes.
+type Toll struct {
+	// Relays and Shippers are how many were killed.
+	Relays, Shippers int
+	// Explained is how many duplicates in the broker the relays' kills explain.
+	Explained int
+}
+
+// Tally shows the result.
+func (v *View) Tally(t Tally, toll Toll, problems []error) {
 	v.Line("")
-	v.Line("  %s", v.paint(bold, "Tally"))
 	row := func(name string, n int, note string) { v.Line("  %-14s %9s   %s", name, thousands(n), note) }
-	verdict := func(name string, n int) {
-		note := v.paint(green, "✓")
-		if n > 0 {
-			note = v.paint(red, "✗")
+	mark := func(ok bool) string {
+		if ok {
+			return v.paint(green, "✓")
 		}
-		row(name, n, note)
+		return v.paint(red, "✗")
 	}
+	verdict := func(name string, n int, note string) { row(name, n, strings.TrimSpace(mark(n == 0)+" "+note)) }
+
+	v.Line("  %s", v.paint(bold, "Tally of the outbox: the orders' database and the broker"))
 	row("committed", t.Committed, "messages of transactions that committed")
 	row("rolled back", t.RolledBack, "messages of transactions and savepoints that rolled back")
-	row("in the broker", t.Records, "records that the consumer found")
-	verdict("missing", len(t.Missing))
-	verdict("phantom", len(t.Phantom))
-	verdict("out of order", len(t.OutOfOrder))
-	note := v.paint(green, "✓")
-	if t.Duplicates > explained {
-		note = v.paint(red, "✗")
-	}
-	if kills > 0 {
-		note += " at most " + thousands(explained) + " were in flight when a relay was killed"
+	row("in the broker", t.Records, "records, read from the first to the last")
+	verdict("missing", len(t.Missing), "")
+	verdict("phantom", len(t.Phantom), "")
+	verdict("out of order", len(t.OutOfOrder), "")
+	note := mark(t.Duplicates <= toll.Explained)
+	if toll.Relays > 0 {
+		note += " at most " + thousands(toll.Explained) + " were in flight when a relay was killed"
 	}
 	row("duplicates", t.Duplicates, note)
-	row("kills", kills, "kill -9 of a relay, started again after "+downTime.String())
+	row("kills", toll.Relays, "kill -9 of a relay, started again after "+downTime.String())
+
+	v.Line("")
+	v.Line("  %s", v.paint(bold, "Tally of the inbox: the orders' database and the shipping service's"))
+	row("paid", t.Shipping.Paid, "orders whose payment committed")
+	row("shipped once", t.Shipping.Once, "")
+	verdict("shipped twice", len(t.Shipping.Twice), "")
+	verdict("never shipped", len(t.Shipping.Never), "")
+	verdict("shipped unpaid", len(t.Shipping.Unpaid), "")
+	row("refused", t.Shipping.Refused, "deliveries of a message that had been processed before")
+	row("kills", toll.Shippers, "kill -9 of a shipping service, started again after "+downTime.String())
 	v.Line("")
 	for line := range strings.Lines(t.Offenders()) {
 		v.Line("  %s", strings.TrimSuffix(line, "\n"))
@@ -156,8 +184,8 @@ func (v *View) Tally(t Tally, kills, explained int, problems []error) {
 	for _, problem := range problems {
 		v.Line("  %s %v", v.paint(red, "✗"), problem)
 	}
-	if t.Clean(explained) && len(problems) == 0 {
-		v.Line("  %s", v.paint(green, "Nothing lost, nothing phantom, nothing out of order."))
+	if t.Clean(toll.Explained) && len(problems) == 0 {
+		v.Line("  %s", v.paint(green, "Nothing lost, nothing phantom, nothing out of order; every paid order shipped exactly once."))
 	} else {
 		v.Line("  %s", v.paint(red, "The tally is not clean."))
 	}

@@ -22,7 +22,8 @@ func main() {
 	flag.DurationVar(&options.Duration, "duration", 45*time.Second, "how long orders come in")
 	flag.Float64Var(&options.Rate, "rate", 400, "the order service's transactions per second")
 	flag.IntVar(&options.Relays, "relays", 2, "relays that share the outbox")
-	flag.DurationVar(&options.KillEvery, "kill-every", 5*time.Second, "time between kills of a relay; 0 kills none")
+	flag.IntVar(&options.Shippers, "shippers", 2, "shipping services that share the consuming")
+	flag.DurationVar(&options.KillEvery, "kill-every", 5*time.Second, "time between kills of a relay, and of a shipping service; 0 kills none")
 	flag.Parse()
 	if err := options.Check(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
