@@ -32,6 +32,8 @@ type forger struct {
 	after []kafkago.Error
 	// initialize is the answer to all requests for a producer id, unless it is 0.
 	initialize kafkago.Error
+	// silent is a topic whose requests vanish.
+	silent string
 	// requests counts those for a producer id.
 	requests int
 }
@@ -89,6 +91,9 @@ func (f *forger) answer(request []byte) (forged []byte, replace kafkago.Error) {
 			body = append(body, 0)
 		}
 	case apiProduce:
+		if f.silent != "" && bytes.Contains(request, []byte(f.silent)) {
+			return []byte{}, 0
+		}
 		code := f.always
 		switch {
 		case len(f.produce) > 0:
@@ -123,6 +128,9 @@ func (c *forgedConn) Write(p []byte) (int, error) {
 	c.replace = replace
 	if forged == nil {
 		return c.Conn.Write(p)
+	}
+	if len(forged) == 0 {
+		return len(p), nil
 	}
 	c.forged = append(c.forged, forged...)
 	// Wake who reads the broker's silence.
@@ -388,6 +396,31 @@ func TestTroubleIsItsOwnLanes(t *testing.T) {
 	if !errors.Is(results[0], context.DeadlineExceeded) {
 		t.Errorf("%v does not say that the context ended", results[0])
 	}
+}
+
+// TestSilenceOfOneBroker has requests for one topic vanish, as when the broker that
+// leads it is frozen, while another topic's are answered.
+func TestSilenceOfOneBroker(t *testing.T) {
+	p := open(t, testConfig(t))
+	silent, other := newTopic(t, 1), newTopic(t, 1)
+	f := &forger{topic: other, silent: silent}
+	f.inject(p)
+	publish := func(topics ...string) []error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var messages []sinks.Message
+		for i, topic := range topics {
+			messages = append(messages, publishable(topic, int64(i), []byte("k")))
+		}
+		return p.Publish(ctx, messages)
+	}
+	results := publish(silent, other)
+	wantResult(t, results, 0, sinks.ScopePartition, false, "timeout", "not acknowledged in time")
+	if results[1] != nil {
+		t.Errorf("the other topic: %v", results[1])
+	}
+	// Alone it says nothing about the others.
+	wantResult(t, publish(silent), 0, sinks.ScopeSink, false, "timeout", "not acknowledged in time")
 }
 
 // lockedBuffer is a log.

@@ -217,14 +217,19 @@ func (c *call) end(why func(trouble error) error) []error {
 
 // unresolved is the error of messages that were not acknowledged before the
 // context ended with the cause. It concerns whom their lane's trouble does.
-func unresolved(cause, trouble error) error {
+// Without one there was no answer at all, which concerns everybody unless brokers
+// answered others meanwhile.
+func unresolved(cause, trouble error, answered bool) error {
 	if trouble != nil {
 		return &sinks.Error{Scope: sinks.ScopeOf(trouble), Reason: sinks.ReasonOf(trouble),
 			Err: fmt.Errorf("not acknowledged in time: %w; the latest trouble: %w", cause, trouble)}
 	}
-	reason := "cancelled"
+	scope, reason := sinks.ScopeSink, "cancelled"
 	if errors.Is(cause, context.DeadlineExceeded) {
 		reason = reasonTimeout
+		if answered {
+			scope = sinks.ScopePartition
+		}
 	}
-	return &sinks.Error{Scope: sinks.ScopeSink, Reason: reason, Err: fmt.Errorf("not acknowledged in time: %w", cause)}
+	return &sinks.Error{Scope: scope, Reason: reason, Err: fmt.Errorf("not acknowledged in time: %w", cause)}
 }

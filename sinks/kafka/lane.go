@@ -196,6 +196,7 @@ func (l *lane) deliver(batch *shipment) {
 		era := cluster.era()
 		response, err := l.send(ctx, batch)
 		if err == nil {
+			l.publisher.answered.Store(time.Now().UnixNano())
 			err = response.Error
 		}
 		if err == nil || inDoubt && errors.Is(err, kafkago.DuplicateSequenceNumber) {

@@ -49,6 +49,9 @@ type Publisher struct {
 	running sync.WaitGroup
 	slots   chan struct{}
 	batches sync.Pool
+	// answered is when a broker last answered a request with records, in
+	// nanoseconds.
+	answered atomic.Int64
 	// keyless counts messages without key.
 	keyless atomic.Uint32
 
@@ -116,6 +119,7 @@ func (p *Publisher) Publish(ctx context.Context, messages []sinks.Message) []err
 		return c.end(func(error) error { return closedError() })
 	}
 	defer p.running.Done()
+	began := time.Now()
 	if ctx.Err() == nil {
 		p.dispatch(ctx, c)
 		select {
@@ -128,7 +132,7 @@ func (p *Publisher) Publish(ctx context.Context, messages []sinks.Message) []err
 		if p.ctx.Err() != nil {
 			return closedError()
 		}
-		return unresolved(ctx.Err(), trouble)
+		return unresolved(ctx.Err(), trouble, p.answered.Load() > began.UnixNano())
 	})
 }
 
