@@ -6,6 +6,7 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 SINK    ?= kafka
+DURATION ?= 10m
 
 .PHONY: help
 help: ## List the targets
@@ -22,6 +23,10 @@ build: ## Build bin/relay, one static binary
 .PHONY: test
 test: deps ## Run every test, against real servers
 	@./tools/test
+
+.PHONY: soak
+soak: deps ## Inflict random faults on relays, database and broker (DURATION=10m, RELAY_TEST_SEED=… for one repetition)
+	@cd e2e && go test -count=1 -timeout 0 -v -run '^TestSoak$$' ./faults -soak $(DURATION)
 
 .PHONY: lint
 lint: ## Run the linters over every module

@@ -25,4 +25,5 @@ func TestFaults(t *testing.T) {
 			}
 		})
 	}
+	t.Run("kafka/topic deleted and made again", func(t *testing.T) { playDeletedTopic(t, a) })
 }

@@ -61,7 +61,7 @@ CREATE TABLE aggregates (topic text, key text, sequence bigint NOT NULL, PRIMARY
 func NewStage(t testing.TB, database *Database, log Log, settings Settings) *Stage {
 	t.Helper()
 	s := &Stage{
-		Database: database, Log: log, t: t, Seed: seed(t), truth: &truth{undone: map[outbox.UUID]string{}},
+		Database: database, Log: log, t: t, Seed: Seed(t), truth: &truth{undone: map[outbox.UUID]string{}},
 		Config: Config{
 			"database": Config{"url": database.URL},
 			"sinks":    Config{"main": log.Sink()},
@@ -94,7 +94,8 @@ func NewRabbitStage(t testing.TB, settings Settings) *Stage {
 	return NewStage(t, NewDatabase(t), NewRabbitLog(t), settings)
 }
 
-func seed(t testing.TB) uint64 {
+// Seed is what RELAY_TEST_SEED says, or else a new one.
+func Seed(t testing.TB) uint64 {
 	t.Helper()
 	given := os.Getenv(SeedVariable)
 	if given == "" {
