@@ -209,7 +209,7 @@ func TestDeadRetryAndDiscard(t *testing.T) {
 func TestReplayCommand(t *testing.T) {
 	db, file := failures(t)
 	count := func() int64 {
-		return db.Int(t, `SELECT count(*) FROM outbox WHERE published_at IS NULL AND headers @> '{"message-replayed": "true"}'`)
+		return db.Int(t, `SELECT count(*) FROM outbox WHERE published_at IS NULL AND headers @> '{"outbox-relay:replayed": "true"}'`)
 	}
 	execute(t, "replay", "--all", "--dry-run", "--config", file).expect(t, 0, words{"mail    1\norders  2\n3 messages would be published again"}, nil)
 	execute(t, "replay", "--all", "--dry-run", "--limit", "2", "--config", file).expect(t, 0, words{"more than --limit 2"}, nil)

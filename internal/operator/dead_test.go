@@ -149,7 +149,7 @@ func TestRetryDeadSaysWhetherItComesLate(t *testing.T) {
 	late := inOrder.dead("orders", key("late"))
 	inOrder.published("orders", key("late"))
 	replayed := inOrder.dead("orders", key("replayed"))
-	inOrder.exec(`INSERT INTO outbox (topic, key, headers) VALUES ('orders', 'replayed', '{"message-replayed": "true"}')`)
+	inOrder.exec(`INSERT INTO outbox (topic, key, headers) VALUES ('orders', 'replayed', '{"outbox-relay:replayed": "true"}')`)
 	inOrder.published("orders", key("first"))
 	first := inOrder.dead("orders", key("first"))
 	inOrder.published("mail", key("first"))

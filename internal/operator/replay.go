@@ -99,7 +99,7 @@ func (o *Operator) CountReplay(ctx context.Context, f Filter) (counts []TopicCou
 }
 
 // Replay makes the published rows that the filter selects pending again, each
-// with the header message-replayed, all or none. It returns a TooManyError when
+// to be sent with the header message-replayed, all or none. It returns a TooManyError when
 // they are more than limit, and a NotFoundError when one that was named is not
 // there. A relay finds them within about a second. They come after what was
 // published before them, whatever their ids; one whose key is held back waits.

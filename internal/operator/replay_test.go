@@ -62,12 +62,12 @@ func TestReplay(t *testing.T) {
 			if !slices.Equal(got, want) || counted != int64(len(want)) || !slices.Equal(counts, CountByTopic(rows)) {
 				t.Errorf("replayed %v, counted %v; want %v", got, counts, want)
 			}
-			replayed := f.text(`SELECT coalesce(string_agg(id::text, ' ' ORDER BY id), '') FROM outbox WHERE published_at IS NULL AND headers ->> 'message-replayed' = 'true'`)
+			replayed := f.text(`SELECT coalesce(string_agg(id::text, ' ' ORDER BY id), '') FROM outbox WHERE published_at IS NULL AND headers ->> 'outbox-relay:replayed' = 'true'`)
 			if replayed != strings.Trim(fmt.Sprint(want), "[]") {
 				t.Errorf("pending with the header are %s, want %v", replayed, want)
 			}
-			f.same(fmt.Sprint(5-len(want)), `SELECT count(*) FROM outbox WHERE published_at IS NOT NULL AND NOT headers ? 'message-replayed'`)
-			f.same("1", `SELECT count(*) FROM outbox WHERE published_at IS NULL AND NOT headers ? 'message-replayed'`)
+			f.same(fmt.Sprint(5-len(want)), `SELECT count(*) FROM outbox WHERE published_at IS NOT NULL AND NOT headers ? 'outbox-relay:replayed'`)
+			f.same("1", `SELECT count(*) FROM outbox WHERE published_at IS NULL AND NOT headers ? 'outbox-relay:replayed'`)
 		})
 	}
 	arrange()
@@ -76,7 +76,7 @@ func TestReplay(t *testing.T) {
 		t.Fatal(err)
 	}
 	notified()
-	f.same(`{"tenant": "a", "message-replayed": "true"}`, `SELECT headers::text FROM outbox WHERE id = $1`, old.id)
+	f.same(`{"tenant": "a", "outbox-relay:replayed": "true"}`, `SELECT headers::text FROM outbox WHERE id = $1`, old.id)
 	for _, d := range f.audited("replay", old, young) {
 		if d["topic"] != "orders" || d["since"] == nil || d["until"] != nil || d["key"] != nil {
 			t.Errorf("audit details %v", d)
@@ -147,5 +147,5 @@ func TestReplayBesidePruningAndAnotherReplay(t *testing.T) {
 	if got := <-ended; got.err != nil || len(got.rows) != 1 || got.rows[0].ID != c.id {
 		t.Errorf("replayed %v, error %v; want %d", got.rows, got.err, c.id)
 	}
-	f.same(fmt.Sprint(c.id), `SELECT id FROM outbox WHERE headers ? 'message-replayed'`)
+	f.same(fmt.Sprint(c.id), `SELECT id FROM outbox WHERE headers ? 'outbox-relay:replayed'`)
 }

@@ -4,6 +4,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxrelay/relay/internal/source"
 )
 
 // exec keeps no statement on the server: a pooler may be in between.
@@ -192,12 +194,12 @@ SELECT DISTINCT r.id
 FROM unnest($1::bigint[], $2::text[], $3::text[]) AS r(id, topic, key)
 JOIN {outbox} o ON o.topic = r.topic AND o.key = r.key AND o.id > r.id
 WHERE o.id > (SELECT min(u.id) FROM unnest($1::bigint[]) AS u(id))
-  AND (o.published_at < $4::timestamptz OR o.headers ? 'message-replayed')`
+  AND (o.published_at < $4::timestamptz OR o.headers ? '` + source.ReplayMark + `')`
 
 	overtakenTotalSQL = `
 SELECT r.id
 FROM unnest($1::bigint[], $2::text[], $3::text[]) AS r(id, topic, key)
-WHERE EXISTS (SELECT FROM {outbox} o WHERE o.id > r.id AND (o.published_at < $4::timestamptz OR o.headers ? 'message-replayed'))`
+WHERE EXISTS (SELECT FROM {outbox} o WHERE o.id > r.id AND (o.published_at < $4::timestamptz OR o.headers ? '` + source.ReplayMark + `'))`
 
 	discardSQL = `
 DELETE FROM {dead} d WHERE {these}
@@ -220,7 +222,7 @@ SELECT o.message_id, o.id, o.topic, o.key, o.created_at FROM {outbox} o WHERE {r
 ORDER BY o.id LIMIT $6::bigint FOR UPDATE`
 
 	replaySQL = `
-UPDATE {outbox} o SET published_at = NULL, headers = o.headers || '{"message-replayed": "true"}'
+UPDATE {outbox} o SET published_at = NULL, headers = o.headers || '{"` + source.ReplayMark + `": "true"}'
 WHERE o.id = ANY ($1::bigint[])`
 
 	auditSQL = `

@@ -134,7 +134,7 @@ func (d *decoder) row(values [][]byte, batch *rowBatch) error {
 			batch.refuse(len(batch.messages), err)
 		} else {
 			batch.headers = headers
-			message.Headers = headers[first:len(headers):len(headers)]
+			message.Headers, message.Replayed = takeReplayMark(headers[first:len(headers):len(headers)])
 		}
 	}
 	batch.messages = append(batch.messages, message)
