@@ -286,10 +286,20 @@ func (c *KafkaCluster) CreateTopic(ctx context.Context, name string, partitions 
 	// The broker's own setting of this name means nothing to a controller that
 	// tracks eligible leaders, as Kafka 4's does.
 	configs = with(map[string]string{"min.insync.replicas": strconv.Itoa(clusterInSync)}, configs)
-	if err := createTopic(ctx, client, name, partitions, clusterReplicas, configs); err != nil {
-		return err
+	limited, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for again := false; ; again = true {
+		err := createTopic(limited, client, name, partitions, clusterReplicas, configs)
+		// What a broker answers with that does not yet know all of the others.
+		early := errors.Is(err, kafka.BrokerNotAvailable) || errors.Is(err, kafka.InvalidReplicationFactor)
+		if err == nil || (again && errors.Is(err, kafka.TopicAlreadyExists)) {
+			return c.AwaitReplicas(ctx, clusterReplicas, name)
+		}
+		if !early || limited.Err() != nil {
+			return err
+		}
+		time.Sleep(pollInterval)
 	}
-	return c.AwaitReplicas(ctx, clusterReplicas, name)
 }
 
 // DeleteTopic deletes a topic and returns when it is gone from the metadata.
