@@ -167,7 +167,7 @@ func TestRabbitMQQueueThatExpires(t *testing.T) {
 		return ok && missing.Code == amqp.NotFound, fmt.Sprint(err)
 	})
 	a, b := insert(stage, expiring, "a", "3", "4"), insert(stage, expiring, "b", "1")
-	logs(t, relay, expiring, "reason=unroutable", "concerns=message")
+	logs(t, relay, "a message is parked", expiring, "reason=unroutable")
 	published(t, stage, insert(stage, stage.Topic(), "a", "others flow on")...)
 	unmarked(t, stage, slices.Concat(a, b)...)
 

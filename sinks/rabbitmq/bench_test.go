@@ -60,3 +60,34 @@ func benchmarkPublish(b *testing.B, queueType, order string) {
 	all.Wait()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "confirms/s")
 }
+
+// BenchmarkFewKeys measures what order strict costs when a call has few keys: one
+// confirm is awaited for each message of a key.
+func BenchmarkFewKeys(b *testing.B) {
+	for _, keys := range []int{1, 4, 16, 64} {
+		for _, order := range []string{rabbitmq.OrderStrict, rabbitmq.OrderPipelined} {
+			b.Run(fmt.Sprintf("%d/%s", keys, order), func(b *testing.B) {
+				server := newBroker(b)
+				server.order = order
+				queue := server.queue(b, amqp.Table{"x-queue-type": "classic"})
+				publisher := server.publisher(b, nil)
+				defer publisher.Close()
+				if err := publisher.Ping(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+				batch := make([]sinks.Message, 1000)
+				for i := range batch {
+					batch[i] = message("", queue, fmt.Sprint("order-", i%keys), int64(i))
+					batch[i].Payload = make([]byte, 200)
+				}
+				b.ResetTimer()
+				for n := 0; n < b.N; n += len(batch) {
+					if results := publisher.Publish(b.Context(), batch[:min(len(batch), b.N-n)]); results != nil {
+						b.Fatal(results[0])
+					}
+				}
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "confirms/s")
+			})
+		}
+	}
+}
