@@ -51,6 +51,15 @@ func (a *attempts) forget(id inbox.ID) {
 // deliveries returns how often a quorum queue has delivered the message
 // before, 0 for other queues.
 func deliveries(d *amqp.Delivery) int {
-	n, _ := d.Headers["x-delivery-count"].(int64)
-	return int(n)
+	switch n := d.Headers["x-delivery-count"].(type) {
+	case int64:
+		return int(n)
+	case int32:
+		return int(n)
+	case int16:
+		return int(n)
+	case byte:
+		return int(n)
+	}
+	return 0
 }

@@ -20,7 +20,9 @@ type Consumer struct {
 	publisher chan *publisher // holds the one there is; whoever took it may use it
 	counters  counters
 	running   atomic.Bool
-	database  health
+	// patience is outagePatience, but for tests.
+	patience time.Duration
+	database health
 }
 
 // New checks the configuration and fills in what it leaves open. It reaches
@@ -35,6 +37,7 @@ func New(config Config) (*Consumer, error) {
 		config:    config,
 		logger:    config.Logger.With("consumer", config.Inbox.Consumer, "queue", config.Queue),
 		publisher: make(chan *publisher, 1),
+		patience:  outagePatience,
 	}
 	next := config.URLs
 	c.publisher <- &publisher{connect: func(ctx context.Context) (*link, error) {

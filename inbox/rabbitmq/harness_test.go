@@ -155,6 +155,11 @@ func (b *bench) start(config rabbitmq.Config) *consumer {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	return b.run(made)
+}
+
+// run is start for a consumer that was made.
+func (b *bench) run(made *rabbitmq.Consumer) *consumer {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &consumer{Consumer: made, cancel: cancel, done: make(chan struct{})}
 	go func() {

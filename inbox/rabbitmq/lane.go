@@ -96,7 +96,7 @@ func (s *session) process(work context.Context, t *task) {
 			c.databaseGone(err)
 			if away.IsZero() {
 				away = time.Now()
-			} else if time.Since(away) > outagePatience {
+			} else if time.Since(away) > c.patience {
 				s.halt(errDatabaseAway)
 				return
 			}

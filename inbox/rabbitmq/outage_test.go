@@ -1,7 +1,9 @@
 package rabbitmq_test
 
 import (
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -121,4 +123,38 @@ func TestMissingTable(t *testing.T) {
 	if n := b.ready(t, dead); n != 0 {
 		t.Errorf("%d messages became poison", n)
 	}
+}
+
+// TestLongOutage gives the messages back while the database is away, so that
+// the broker does not take them back by itself, and goes on afterwards.
+func TestLongOutage(t *testing.T) {
+	b := newBench(t)
+	g, url := newGate(t, b.database.URL)
+	g.cut(true)
+	pool, err := pgxpool.New(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	b.send(1, 20, oneKey)
+	config := b.config()
+	config.DB, config.MaxAttempts = pool, 1
+	made, err := rabbitmq.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made.SetOutagePatience(50 * time.Millisecond)
+	c := b.run(made)
+	await(t, "the messages to be back", func() bool {
+		return c.Stats().Interruptions == 1 && b.ready(t, b.queue) == 20
+	})
+	g.open()
+	if all := b.awaitEffects(20); !slices.IsSorted(all) {
+		t.Errorf("not in order: %v", all)
+	}
+	c.mustStop(t)
+	if s := c.Stats(); s.Failures != 0 || s.Duplicates != 0 || s.Interruptions != 1 {
+		t.Errorf("%+v, want one interruption and nothing else", s)
+	}
+	b.checkEmpty()
 }
