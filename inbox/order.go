@@ -46,15 +46,19 @@ func compareStreams(a, b stream) int {
 	return cmp.Or(cmp.Compare(a.topic, b.topic), cmp.Compare(a.key, b.key))
 }
 
-// arguments are orderSQL's.
-func (o order) arguments(consumer string) []any {
+// statement is what raises the sequences, with its arguments.
+func (o order) statement(i *Inbox) (sql string, arguments []any) {
+	if len(o.streams) == 1 {
+		s := o.streams[0]
+		return fmt.Sprintf(orderSQL, i.identifier("_order")), []any{i.Consumer, s.topic, []byte(s.key), o.highest[s]}
+	}
 	var topics, keys, sequences array
 	for _, s := range o.streams {
 		topics.text(s.topic)
 		keys.bytes([]byte(s.key))
 		sequences.integer(o.highest[s])
 	}
-	return []any{consumer, topics.literal(), keys.literal(), sequences.literal()}
+	return fmt.Sprintf(orderBatchSQL, i.identifier("_order")), []any{i.Consumer, topics.literal(), keys.literal(), sequences.literal()}
 }
 
 // queueOrder queues the check, which sets previous to the streams' sequences
@@ -63,7 +67,8 @@ func (i *Inbox) queueOrder(batch *pgx.Batch, o order, previous *[]int64) {
 	if len(o.streams) == 0 {
 		return
 	}
-	batch.Queue(fmt.Sprintf(orderSQL, i.identifier("_order")), o.arguments(i.Consumer)...).Query(func(rows pgx.Rows) (err error) {
+	sql, arguments := o.statement(i)
+	batch.Queue(sql, arguments...).Query(func(rows pgx.Rows) (err error) {
 		*previous, err = pgx.CollectRows(rows, pgx.RowTo[int64])
 		if err == nil && len(*previous) != len(o.streams) {
 			err = fmt.Errorf("%d keys became %d rows of %s: a trigger or rule of the table interferes", len(o.streams), len(*previous), i.identifier("_order"))

@@ -90,7 +90,8 @@ func (i *Inbox) handleSQL(ctx context.Context, tx *sql.Tx, message Message, hand
 	order := i.newOrder(message)
 	if len(order.streams) > 0 {
 		previous = make([]int64, 1)
-		row := tx.QueryRowContext(ctx, fmt.Sprintf(orderSQL, i.identifier("_order")), order.arguments(i.Consumer)...)
+		sql, arguments := order.statement(i)
+		row := tx.QueryRowContext(ctx, sql, arguments...)
 		if err := row.Scan(&previous[0]); err != nil {
 			return Unprocessed, i.explain("check the order with", err)
 		}

@@ -20,10 +20,17 @@ ORDER BY m.n
 ON CONFLICT (consumer, message_id) DO NOTHING
 RETURNING message_id::text`
 
-	// orderSQL raises the newest sequence of each key, in the order of the
+	// orderSQL is orderBatchSQL for one key, for a third of its cost.
+	orderSQL = `INSERT INTO %s AS o (consumer, topic, key, sequence)
+VALUES ($1::text, $2::text, $3::bytea, $4::bigint)
+ON CONFLICT (consumer, topic, sha256(key)) DO UPDATE
+SET previous = o.sequence, sequence = greatest(o.sequence, excluded.sequence), updated_at = now()
+RETURNING coalesce(o.previous, 0)`
+
+	// orderBatchSQL raises the newest sequence of each key, in the order of the
 	// arrays, which is the same for everybody, and returns what it was before,
 	// 0 for a new key. It takes the keys' rows until the transaction ends.
-	orderSQL = `INSERT INTO %s AS o (consumer, topic, key, sequence)
+	orderBatchSQL = `INSERT INTO %s AS o (consumer, topic, key, sequence)
 SELECT $1::text, m.topic, m.key, m.sequence
 FROM unnest($2::text[], $3::bytea[], $4::bigint[]) WITH ORDINALITY AS m (topic, key, sequence, n)
 ORDER BY m.n
