@@ -126,7 +126,7 @@ func TestPruneWithoutAnInbox(t *testing.T) {
 // The table that docs/inbox.md advises for large volumes, from the page itself.
 func TestPartitionedInbox(t *testing.T) {
 	db := newDatabase(t)
-	db.Exec(t, `DROP TABLE inbox`, example(t, "PARTITION BY RANGE (message_id)"), example(t, "PARTITION OF inbox DEFAULT"), example(t, "CREATE FUNCTION uuid_at"))
+	db.Exec(t, `DROP TABLE inbox`, example(t, "PARTITION BY RANGE (message_id)"), example(t, "PARTITION OF inbox DEFAULT"), example(t, "CREATE FUNCTION uuid_at"), example(t, "inbox_20260301"))
 	db.Exec(t, `DO $$ BEGIN EXECUTE format('CREATE TABLE inbox_today PARTITION OF inbox FOR VALUES FROM (%L) TO (%L)', uuid_at(now() - interval '1 day'), uuid_at(now() + interval '1 day')); END $$`)
 	box := &inbox.Inbox{Consumer: "mail"}
 	timed, random := newMessage(), newMessage()
