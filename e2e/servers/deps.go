@@ -23,6 +23,9 @@ func Deps(ctx context.Context, out io.Writer) error {
 			return err
 		}
 	}
+	if _, err := Python(ctx, out); err != nil {
+		return err
+	}
 	home, err := ensureKafka(ctx, out)
 	if err != nil {
 		return err

@@ -32,6 +32,7 @@ func lackingPackages(ctx context.Context) []string {
 		javaPackages[0]:   javaVersion(ctx) >= minJavaVersion,
 		"maven":           inPath("mvn"),
 		"pgbouncer":       exists(pgbouncerPath),
+		"python3-venv":    hasPython(ctx),
 		"rabbitmq-server": exists(rabbitDir+"/rabbitmq-server") && inPath("epmd"),
 		"tar":             inPath("tar"),
 		"xz-utils":        inPath("xz"),
