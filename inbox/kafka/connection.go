@@ -27,7 +27,9 @@ const (
 )
 
 // highestVersion caps the protocol's versions at those that kafka-go encodes
-// right: its types for later ones lack the compact forms that these have.
+// right. Its types for later ones lack the compact forms that these have, and
+// for Heartbeat and LeaveGroup it takes the throttle time, which comes first
+// from version 1 on, for the error: every answer looks like success.
 func highestVersion(key protocol.ApiKey) (version int16, known bool) {
 	switch key {
 	case protocol.Produce:
@@ -44,8 +46,10 @@ func highestVersion(key protocol.ApiKey) (version int16, known bool) {
 		return 5, true
 	case protocol.FindCoordinator:
 		return 2, true
-	case protocol.Heartbeat, protocol.LeaveGroup, protocol.SyncGroup:
+	case protocol.SyncGroup:
 		return 3, true
+	case protocol.Heartbeat, protocol.LeaveGroup:
+		return 0, true
 	case protocol.SaslHandshake, protocol.SaslAuthenticate:
 		return 1, true
 	}

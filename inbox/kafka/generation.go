@@ -20,6 +20,7 @@ const (
 
 // Why a generation ends.
 var (
+	errStop      = errors.New("the consumer stops")
 	errRebalance = errors.New("the group rebalances")
 	errNewcomers = errors.New("topics have other partitions than were assigned")
 	errLate      = errors.New("the partition is to be given up, or the consumer stops, and StopTimeout is over")
@@ -112,7 +113,11 @@ func (g *generation) keep(ctx context.Context, idle <-chan struct{}, interrupt c
 			return late
 		case <-ended:
 			ended = nil
-			g.logger.Info("giving up the partitions", "because", context.Cause(g.ended))
+			because := context.Cause(g.ended)
+			if ctx.Err() != nil {
+				because = errStop
+			}
+			g.logger.Info("giving up the partitions", "because", because)
 			timer := time.NewTimer(config.StopTimeout)
 			defer timer.Stop()
 			patience = timer.C

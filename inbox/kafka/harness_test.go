@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	kafkago "github.com/segmentio/kafka-go"
 
 	"github.com/outboxrelay/relay/inbox"
@@ -55,21 +57,21 @@ func newStage(t *testing.T, partitions int, settings ...kafkago.ConfigEntry) *st
 func newInbox(t *testing.T) *pgtest.Database {
 	t.Helper()
 	db := pgtest.New(t)
-	migrate(t, db.URL)
+	migrate(t, db, "inbox")
+	db.Exec(t, `CREATE TABLE effects (n bigint GENERATED ALWAYS AS IDENTITY, message_id text NOT NULL, partition int NOT NULL, "offset" bigint NOT NULL, payload text)`)
 	return db
 }
 
-func migrate(t *testing.T, url string) {
+func (s *stage) migrate(table string) { migrate(s.t, s.db, table) }
+
+func migrate(t *testing.T, db *pgtest.Database, table string) {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), url)
+	conn, err := pgx.Connect(t.Context(), db.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(context.Background()) }()
-	if err := (migrations.Target{Schema: "public", Table: "inbox", Set: migrations.Inbox}).Apply(t.Context(), conn, nil); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := conn.Exec(t.Context(), `CREATE TABLE effects (n bigint GENERATED ALWAYS AS IDENTITY, message_id text NOT NULL, partition int NOT NULL, "offset" bigint NOT NULL, payload text)`); err != nil {
+	if err := (migrations.Target{Schema: "public", Table: table, Set: migrations.Inbox}).Apply(t.Context(), conn, nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -291,3 +293,15 @@ func checkGoroutines(t *testing.T) {
 		return !strings.Contains(stacks(), "/inbox/kafka.(")
 	})
 }
+
+func newPool(t *testing.T, settings *pgxpool.Config) *pgxpool.Pool {
+	t.Helper()
+	pool, err := pgxpool.NewWithConfig(t.Context(), settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+func newLogger(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }

@@ -237,7 +237,10 @@ func (p *partition) together(ended, work context.Context, batch []message) (done
 // alone processes a message, or hands it to OnPoison. It returns false when
 // ended has, and the message is left to who gets the partition next.
 func (p *partition) alone(ended, work context.Context, m message) bool {
-	logger := p.logger.With("offset", m.record.offset, "message_id", m.ID)
+	logger := p.logger.With("offset", m.record.offset)
+	if id, err := p.consumer.runner.Identify(m.Message); err == nil {
+		logger = logger.With("message_id", id)
+	}
 	for tries, attempts := 1, 0; ; tries++ {
 		results, err := p.consumer.runner.Try(work, []inbox.Message{m.Message})
 		if err == nil {

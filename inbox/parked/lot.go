@@ -56,7 +56,7 @@ func (l Lot) Park(ctx context.Context, db inbox.Beginner, message inbox.Message,
 	if err != nil {
 		return err
 	}
-	id, err := l.Inbox.Identify(message)
+	id, err := l.identify(message)
 	var identity, messageID, source, partition, offset, written any
 	if err == nil {
 		messageID = id.String()
@@ -80,6 +80,17 @@ func (l Lot) Park(ctx context.Context, db inbox.Beginner, message inbox.Message,
 			message.Replayed, source, partition, offset, attempts, shorten(reason.Error()))
 		return err
 	})
+}
+
+// identify is Inbox.Identify. An Inbox.IDOf that panics may be why the message
+// is parked.
+func (l Lot) identify(message inbox.Message) (id inbox.ID, err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			err = fmt.Errorf("%w: Inbox.IDOf panicked: %v", inbox.ErrNoID, value)
+		}
+	}()
+	return l.Inbox.Identify(message)
 }
 
 // Filter chooses messages of the consumer.

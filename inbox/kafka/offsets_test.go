@@ -1,0 +1,97 @@
+package kafka_test
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+)
+
+// After a topic was made anew the group's offsets are beyond its end.
+func TestOffsetBeyondTheEnd(t *testing.T) {
+	s := newStage(t, 1)
+	s.publish(0, 10, 1)
+	response, err := s.client.OffsetCommit(t.Context(), &kafkago.OffsetCommitRequest{
+		GroupID: s.group, GenerationID: -1, Topics: map[string][]kafkago.OffsetCommit{s.topic: {{Partition: 0, Offset: 1000}}},
+	})
+	if err != nil || response.Topics[s.topic][0].Error != nil {
+		t.Fatal(err, response)
+	}
+	c := start(t, s.config(effect))
+	s.awaitEffects(10)
+	await(t, "the offset is right", func() bool { return s.committed(1)[0] == 10 })
+	c.mustStop()
+	s.checkEffects(10)
+}
+
+// Compaction removes records in the middle and at the end of batches. Each
+// response has one batch here, so that no later one tells where it ends.
+func TestCompactedTopic(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, 1,
+		kafkago.ConfigEntry{ConfigName: "cleanup.policy", ConfigValue: "compact"},
+		kafkago.ConfigEntry{ConfigName: "segment.bytes", ConfigValue: "1048576"},
+		kafkago.ConfigEntry{ConfigName: "min.cleanable.dirty.ratio", ConfigValue: "0.001"},
+		kafkago.ConfigEntry{ConfigName: "max.compaction.lag.ms", ConfigValue: "1"},
+	)
+	const batches = 90
+	filler := bytes.Repeat([]byte("x"), 20_000)
+	for n := range batches {
+		keep, gone := s.record(2*n), s.record(2*n+1)
+		keep.Key, keep.Value = kafkago.NewBytes(fmt.Append(nil, n)), kafkago.NewBytes(filler)
+		gone.Key, gone.Value = kafkago.NewBytes([]byte("same")), kafkago.NewBytes(filler)
+		s.produce(0, keep, gone)
+	}
+	await(t, "the broker has compacted the topic", func() bool {
+		response, err := s.client.Fetch(t.Context(), &kafkago.FetchRequest{Topic: s.topic, Offset: 0, MinBytes: 1, MaxBytes: 1, MaxWait: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for {
+			if _, err := response.Records.ReadRecord(); err != nil {
+				break
+			}
+			n++
+		}
+		return n == 1
+	})
+	config := s.config(effect)
+	config.FetchBytes = 1
+	c := start(t, config)
+	await(t, "the end is reached", func() bool { return slices.Equal(s.committed(1), []int64{2 * batches}) })
+	c.mustStop()
+	if n := s.db.Int(t, `SELECT count(*) FROM effects WHERE "offset" % 2 = 0`); n != batches {
+		t.Errorf("%d of %d messages had an effect", n, batches)
+	}
+	if n := s.db.Int(t, `SELECT count(*) FROM effects`); n == 2*batches {
+		t.Error("nothing was compacted")
+	}
+}
+
+// Messages are larger than what is fetched at a time, and compressed.
+func TestLargeAndCompressedMessages(t *testing.T) {
+	s := newStage(t, 1)
+	for n, compression := range []kafkago.Compression{kafkago.Gzip, kafkago.Snappy, kafkago.Lz4, kafkago.Zstd, 0} {
+		a, b := s.record(2*n), s.record(2*n+1)
+		a.Value = kafkago.NewBytes(bytes.Repeat([]byte{byte('a' + n)}, 300_000))
+		response, err := s.client.Produce(t.Context(), &kafkago.ProduceRequest{
+			Topic: s.topic, RequiredAcks: kafkago.RequireAll, Records: kafkago.NewRecordReader(a, b), Compression: compression,
+		})
+		if err != nil || response.Error != nil {
+			t.Fatal(err, response)
+		}
+	}
+	config := s.config(effect)
+	config.FetchBytes = 1000
+	c := start(t, config)
+	s.awaitEffects(10)
+	c.mustStop()
+	s.checkEffects(10)
+	if n := s.db.Int(t, `SELECT count(*) FROM effects WHERE length(payload) = 300000`); n != 5 {
+		t.Errorf("%d large messages", n)
+	}
+}
