@@ -28,7 +28,8 @@ type preparedStatements map[string]string
 
 // prepare prepares the statements on the connection, once, unless a pooler
 // stands in between: there the next transaction may be another server
-// session's.
+// session's. Where it fails in the middle, it closes the connection, which has
+// some of them and not the others.
 func prepare(ctx context.Context, conn *pgconn.PgConn, statements []string) error {
 	if preparedOn(conn) != nil {
 		return nil
@@ -51,6 +52,7 @@ func prepare(ctx context.Context, conn *pgconn.PgConn, statements []string) erro
 			hash.Write([]byte(sql))
 			name := fmt.Sprintf("outbox_relay_%016x", hash.Sum64())
 			if _, err := conn.Prepare(ctx, name, sql, nil); err != nil {
+				_ = conn.Close(ctx)
 				return fmt.Errorf("prepare a statement: %w", err)
 			}
 			prepared[sql] = name

@@ -71,3 +71,19 @@ func TestPreparedStatementsThatAreLostAreMadeAnew(t *testing.T) {
 		})
 	}
 }
+
+// A connection that could prepare some statements and not the others is no use.
+func TestStatementsThatCannotBePrepared(t *testing.T) {
+	db := pgtest.NewOutbox(t)
+	c := claimer(db.Pool, nil)
+	db.Exec(t, `INSERT INTO outbox (topic) VALUES ('t')`, `ALTER TABLE outbox RENAME TO hidden`)
+	for range 3 {
+		if _, err := c.Claim(t.Context(), source.Exclusion{}); err == nil || source.Explain(err).Kind != "missing_table" {
+			t.Errorf("error %v, want one of a missing table", err)
+		}
+	}
+	db.Exec(t, `ALTER TABLE hidden RENAME TO outbox`)
+	if batch := claim(t, c, source.Exclusion{}); batch == nil {
+		t.Error("nothing is claimed when the table is back")
+	}
+}
