@@ -183,7 +183,7 @@ func TestBadDatabase(t *testing.T) {
 			t.Parallel()
 			stage := scenario.NewStage(t, scenario.NewDatabaseOn(t, server.URL("postgres")), scenario.NewKafkaLog(t), scenario.Settings{"log.level": "info"})
 			role := fmt.Sprintf("relay_%d", i)
-			stage.Database.Exec(t, "CREATE ROLE "+role+" LOGIN PASSWORD '"+rolePassword+"'; GRANT ALL ON outbox, outbox_migrations TO "+role)
+			stage.Database.Exec(t, "CREATE ROLE "+role+" LOGIN PASSWORD '"+rolePassword+"'; GRANT ALL ON outbox, outbox_migrations, outbox_parked, outbox_dead_letters TO "+role)
 			rows := insert(stage, stage.Topic(), "k", "1", "2", "3")
 			relay := stage.Relay(scenario.Settings{"database.url": bad.arrange(t, stage, role)})
 
