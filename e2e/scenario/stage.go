@@ -35,8 +35,10 @@ type Stage struct {
 	// Seed is what all randomness of the test comes from.
 	Seed uint64
 
-	t      testing.TB
-	truth  *truth
+	t     testing.TB
+	truth *truth
+	// loads is how many workloads were started.
+	loads  int
 	relays int
 	// processes is how many programs other than relays there are.
 	processes int

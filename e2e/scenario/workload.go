@@ -55,9 +55,10 @@ func (s *Stage) StartLoad(w Workload) *Load {
 	ctx, cancel := context.WithCancel(s.t.Context())
 	load := &Load{stage: s, cancel: cancel}
 	for i := range w.Writers {
-		writer := &writer{Workload: w, stage: s, load: load, random: s.Random(uint64(i))}
+		writer := &writer{Workload: w, stage: s, load: load, random: s.Random(uint64(s.loads<<16 + i))} //nolint:gosec // small numbers
 		load.done.Go(func() { writer.run(ctx) })
 	}
+	s.loads++ // the next one draws other message ids
 	s.t.Cleanup(func() {
 		cancel()
 		load.done.Wait()
