@@ -141,4 +141,4 @@ var rulings = map[kafkago.Error]ruling{
 }
 
 // rebootstrapRequired is newer than kafka-go's list.
-const rebootstrapRequired kafkago.Error = 129
+const rebootstrapRequired kafkago.Error = 129 //nolint:errname // named like its siblings

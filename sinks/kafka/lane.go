@@ -208,7 +208,7 @@ func (l *lane) deliver(batch *shipment) {
 		inDoubt = inDoubt || verdict.appended
 		atOnce := verdict.action == actionReconnect && !reconnected && verdict.reason != reasonTimeout
 		if response == nil && verdict.waits() && !atOnce {
-			err, verdict = l.locate(ctx, err, verdict)
+			verdict, err = l.locate(ctx, verdict, err)
 		}
 		failure := l.failure(err, verdict)
 		for _, p := range batch.parts {
@@ -251,16 +251,16 @@ func (l *lane) deliver(batch *shipment) {
 // locate finds out whom an attempt without an answer concerns. Where the cluster
 // answers otherwise, it is the partition: its leader is gone, or this one
 // connection is. Where nobody answers there is nothing to wait for.
-func (l *lane) locate(ctx context.Context, err error, v verdict) (error, verdict) {
+func (l *lane) locate(ctx context.Context, v verdict, err error) (verdict, error) {
 	if unreached := l.publisher.cluster.answers(ctx); unreached != nil {
 		v := judge(unreached)
 		v.action, v.scope = actionFail, sinks.ScopeSink
-		return unreached, v
+		return v, unreached
 	}
 	if v.action == actionReconnect {
 		v.action, v.scope = actionWait, sinks.ScopePartition
 	}
-	return err, v
+	return v, err
 }
 
 // send makes one attempt. An error before anything was sent is one too.
