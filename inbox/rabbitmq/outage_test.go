@@ -96,6 +96,7 @@ func TestDatabaseAway(t *testing.T) {
 		last = len(b.effects())
 		await(t, "the outage to be seen", func() bool { return b.log.count("cannot be used") > seen })
 		g.open()
+		await(t, "its end to be seen", func() bool { return b.log.count("can be used again") > seen })
 	}
 	b.checkKeyOrder(b.awaitEffects(count), 5)
 	c.mustStop(t)
