@@ -6,15 +6,12 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
-const (
-	// pruneRows is how many rows one statement deletes at most: few, so that
-	// its transaction is short.
-	pruneRows = 5000
-	// pruneBlocks is how many blocks one statement looks at: 32 MiB.
-	pruneBlocks = 4096
-)
+// pruneBlocks is how many blocks of the table one statement looks at: few, so
+// that its transaction is short. They hold some thousand rows.
+const pruneBlocks = 64
 
 const (
 	// leavesSQL lists the tables that hold the rows of $1.$2, which may be
@@ -31,20 +28,11 @@ WHERE c.relkind = 'r' AND c.oid IN (SELECT oid FROM root UNION ALL SELECT t.reli
 UNION ALL
 SELECT NULL, 0 FROM root`
 
-	// pruneSQL deletes up to $4 rows of %[1]s of before the retention, $3
-	// seconds, which lie between the row versions $1 and $2. It returns how
-	// many, and the last one's place. A range of places is read from the disk
-	// as it lies there; no index on the time, which every message would have to
-	// pay for, is needed. %[2]s is the time's column.
-	pruneSQL = `
-WITH victims AS MATERIALIZED (
-    SELECT ctid FROM %[1]s
-    WHERE ctid > $1::tid AND ctid < $2::tid AND %[2]s < now() - make_interval(secs => $3::float8)
-    LIMIT $4::int
-), gone AS (
-    DELETE FROM %[1]s WHERE ctid = ANY (ARRAY(SELECT ctid FROM victims)) RETURNING 1
-)
-SELECT (SELECT count(*) FROM gone), (SELECT max(ctid)::text FROM victims), (SELECT count(*) FROM victims)`
+	// pruneSQL deletes the rows of %[1]s from before the retention, $3 seconds,
+	// which lie between the places $1 and $2. A range of places is read as it
+	// lies on the disk; no index on the time, %[2]s, is needed, which every
+	// message would have to pay for.
+	pruneSQL = `DELETE FROM %[1]s WHERE ctid > $1::tid AND ctid < $2::tid AND %[2]s < now() - make_interval(secs => $3::float8)`
 )
 
 // ErrNoTable is what errors.Is finds when there is no inbox to prune.
@@ -54,7 +42,7 @@ var ErrNoTable = errors.New("there is no such table")
 // *pgx.Conn.
 type Querier interface {
 	Query(ctx context.Context, sql string, arguments ...any) (pgx.Rows, error)
-	QueryRow(ctx context.Context, sql string, arguments ...any) pgx.Row
+	Exec(ctx context.Context, sql string, arguments ...any) (pgconn.CommandTag, error)
 }
 
 // Prune removes the ids, of all consumers of the table, that were recorded
@@ -111,18 +99,14 @@ func (i *Inbox) prune(ctx context.Context, db Querier, table, column string) (de
 		for first := int64(0); first < leaf.Blocks; first += pruneBlocks {
 			// The places of a block count from 1.
 			after, until := fmt.Sprintf("(%d,0)", first), fmt.Sprintf("(%d,0)", first+pruneBlocks)
-			for more := true; more; {
-				var gone, seen int64
-				var last *string
-				err := db.QueryRow(ctx, sql, after, until, i.RetentionOrDefault().Seconds(), pruneRows).Scan(&gone, &last, &seen)
-				if err != nil {
-					return deleted, fail(err)
-				}
-				deleted += gone
-				if more = seen == pruneRows; more {
-					after = *last
-				}
+			tag, err := db.Exec(ctx, sql, after, until, i.RetentionOrDefault().Seconds())
+			if sqlState(err) == "42P01" { // undefined_table: a partition that somebody dropped meanwhile
+				break
 			}
+			if err != nil {
+				return deleted, fail(err)
+			}
+			deleted += tag.RowsAffected()
 		}
 	}
 	return deleted, nil

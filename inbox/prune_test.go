@@ -51,7 +51,7 @@ func TestPrune(t *testing.T) {
 			if n := db.Int(t, `SELECT count(*) FROM inbox WHERE processed_at < now() - interval '7 days'`); n != 0 {
 				t.Errorf("%d old rows are left", n)
 			}
-			if n := db.Int(t, `SELECT max(deleted) FROM batches`); n > 5000 {
+			if n := db.Int(t, `SELECT max(deleted) FROM batches`); n > 7000 {
 				t.Errorf("one statement deleted %d rows", n)
 			}
 			if n := db.Int(t, `SELECT count(*) FROM inbox_order`); n != 1 {
