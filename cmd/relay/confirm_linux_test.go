@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -115,7 +116,7 @@ func TestConfirmation(t *testing.T) {
 	} {
 		t.Run(strings.Join(test.arguments, " "), func(t *testing.T) {
 			db, file := failures(t)
-			arguments := append(test.arguments, "--config", file)
+			arguments := slices.Concat(test.arguments, words{"--config", file})
 			for name, answer := range map[string]func(io.Writer, *os.Process){"no": says("n\n"), "nothing": says("\n"), "end of file": says("\x04"), "something else": says("yo\n")} {
 				got, question := converse(t, answer, arguments...)
 				got.expect(t, 1, nil, words{"nothing was changed"})
