@@ -91,7 +91,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	p := <-c.publisher
 	p.close()
 	c.publisher <- p
-	if context.Cause(work) == errLate {
+	if errors.Is(context.Cause(work), errLate) {
 		return fmt.Errorf("inbox/rabbitmq: stopped after StopTimeout (%s): handlers had to be interrupted, their messages are left to the queue", c.config.StopTimeout)
 	}
 	return nil

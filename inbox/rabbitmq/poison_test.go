@@ -232,8 +232,8 @@ func TestPanic(t *testing.T) {
 		if err := effect(ctx, tx, m); err != nil {
 			return err
 		}
-		if m.Sequence == 2 {
-			divide(int(m.Sequence) - 2)
+		if m.Sequence == 2 && divide(int(m.Sequence)-2) > 0 {
+			return errHandler
 		}
 		return nil
 	}
