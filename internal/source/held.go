@@ -32,6 +32,7 @@ type entry struct {
 	attempts int
 	key      Key
 	keyed    bool
+	shard    int64
 }
 
 // heldBatch is what a batch of held back messages has besides: the entries that
@@ -201,6 +202,7 @@ func (c *Claimer) readHeld(ctx context.Context, batch *rowBatch, sql heldStateme
 	held := &heldBatch{heads: map[int64]*entry{}, keys: map[Key]*entry{}, shards: map[int64]int{}}
 	batch.held = held
 	var heads, drained []int64
+	shards := map[int64]bool{}
 	for _, row := range result.Rows {
 		e, err := scanEntry(row)
 		if err != nil {
@@ -213,6 +215,7 @@ func (c *Claimer) readHeld(ctx context.Context, batch *rowBatch, sql heldStateme
 		case e.keyed && c.options.Ordering == OrderKey:
 			held.keys[e.key] = e
 			drained = append(drained, e.id)
+			shards[e.shard] = true
 		default: // nothing waits behind it
 			fixes.forget = append(fixes.forget, e.id)
 		}
@@ -220,7 +223,8 @@ func (c *Claimer) readHeld(ctx context.Context, batch *rowBatch, sql heldStateme
 	if len(heads)+len(drained) == 0 {
 		return fixes, nil
 	}
-	perShard := c.options.BatchSize
+	// There are no more entries than a batch has rows, so that each shard gets one.
+	perShard := (c.options.BatchSize - len(heads)) / max(len(shards), 1)
 	if err := c.fill(ctx, batch, sql.read, [][]byte{
 		idArray(heads), idArray(drained), []byte(strconv.Itoa(perShard)),
 		[]byte(strconv.Itoa(c.options.BatchSize)), []byte(strconv.Itoa(claimBytes)),
@@ -253,11 +257,7 @@ func (c *Claimer) sift(batch *rowBatch, perShard int, fixes *entryChanges) {
 			fixes.postpone(e.id, heldLockedFor)
 		}
 	}
-	batch.full = full
-	for _, n := range held.shards {
-		full = full || n >= perShard
-	}
-	if full {
+	if batch.full = full; full {
 		return
 	}
 	for id, e := range held.heads {
@@ -268,7 +268,7 @@ func (c *Claimer) sift(batch *rowBatch, perShard int, fixes *entryChanges) {
 	for _, e := range held.keys {
 		// This read's snapshot is of a later transaction than the one that began to
 		// drain, and sees nothing that is left: see docs/design.md.
-		if !has[e] {
+		if !has[e] && held.shards[e.shard] < perShard {
 			fixes.forget = append(fixes.forget, e.id)
 		}
 	}
@@ -292,8 +292,12 @@ func scanEntry(row [][]byte) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
+	shard, err := strconv.ParseInt(string(row[5]), 10, 64)
+	if err != nil {
+		return nil, err
+	}
 	return &entry{
-		id: id, state: string(row[1]), attempts: attempts,
+		id: id, state: string(row[1]), attempts: attempts, shard: shard,
 		key: Key{Topic: string(row[3]), Key: string(row[4])}, keyed: row[4] != nil,
 	}, nil
 }

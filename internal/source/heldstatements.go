@@ -86,7 +86,7 @@ WHERE CASE WHEN pg_try_advisory_xact_lock($1::int, 0)
 	// entriesSQL reads the entries in $1 when their shards are locked, and locks
 	// them against operators.
 	entriesSQL = `
-SELECT p.id, p.state, p.attempts, p.topic, p.key FROM {parked} p
+SELECT p.id, p.state, p.attempts, p.topic, p.key, coalesce(` + parkedHashSQL + `, p.id) & 63 FROM {parked} p
 WHERE p.id = ANY ($1::bigint[]) AND p.next_retry_at <= now()
 FOR UPDATE SKIP LOCKED`
 
@@ -117,7 +117,8 @@ CROSS JOIN LATERAL (
     ) x
 ) r`
 
-	drainedSQL = `EXISTS (SELECT FROM {parked} p WHERE ` + holdsKeySQL + ` AND p.id = ANY ($2::bigint[]) OFFSET 0)`
+	// The inner OFFSET 0 keeps the planner from probing for each of $2 instead.
+	drainedSQL = `EXISTS (SELECT FROM (SELECT p.id FROM {parked} p WHERE ` + holdsKeySQL + ` OFFSET 0) p WHERE p.id = ANY ($2::bigint[]) OFFSET 0)`
 
 	// heldReadSQL is readAroundSQL for {rows}, with the number of rows before they
 	// were bounded.
