@@ -114,6 +114,10 @@ func (s *stage) record(n int, headers ...kafkago.Header) kafkago.Record {
 func (s *stage) produce(partition int, records ...kafkago.Record) {
 	s.t.Helper()
 	await(s.t, "the partition's leader knows that it is", func() bool {
+		for _, r := range records {
+			rewind(s.t, r.Key)
+			rewind(s.t, r.Value)
+		}
 		response, err := s.client.Produce(s.t.Context(), &kafkago.ProduceRequest{
 			Topic: s.topic, Partition: partition, RequiredAcks: kafkago.RequireAll, Records: kafkago.NewRecordReader(records...),
 		})
@@ -125,6 +129,17 @@ func (s *stage) produce(partition int, records ...kafkago.Record) {
 		}
 		return err == nil
 	})
+}
+
+// rewind lets a record be written again: kafka-go reads it.
+func rewind(t *testing.T, b kafkago.Bytes) {
+	t.Helper()
+	if b == nil {
+		return
+	}
+	if _, err := b.(io.Seeker).Seek(0, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // publish writes messages numbered from first to last-1, spread over

@@ -32,6 +32,7 @@ type options struct {
 
 // brokers are what consume from each, until ctx ends.
 var brokers = map[string]func(ctx context.Context, o options, db inbox.Beginner) error{
+	"kafka":    consumeKafka,
 	"rabbitmq": consumeRabbitMQ,
 }
 

@@ -1,0 +1,457 @@
+package e2e_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/sasl"
+	"github.com/segmentio/kafka-go/sasl/plain"
+	"github.com/segmentio/kafka-go/sasl/scram"
+
+	"github.com/outboxrelay/relay/e2e/child"
+	"github.com/outboxrelay/relay/e2e/scenario"
+	"github.com/outboxrelay/relay/e2e/servers"
+	"github.com/outboxrelay/relay/inbox"
+	inboxkafka "github.com/outboxrelay/relay/inbox/kafka"
+	"github.com/outboxrelay/relay/migrations"
+)
+
+// kafkaPartitions is how many partitions the topics of these tests have.
+const kafkaPartitions = 6
+
+// kafkaInbox is a topic with messages, and a database for their effects.
+type kafkaInbox struct {
+	t         *testing.T
+	topic     string
+	client    *kafka.Client
+	database  *scenario.Database
+	published int
+}
+
+// newKafkaInbox makes a topic and a database with an inbox. Of the effects
+// nothing refuses a second one of a message.
+func newKafkaInbox(t *testing.T, postgres string, brokers []string) *kafkaInbox {
+	t.Helper()
+	transport := &kafka.Transport{MetadataTTL: 200 * time.Millisecond}
+	t.Cleanup(transport.CloseIdleConnections)
+	k := &kafkaInbox{
+		t: t, topic: fmt.Sprintf("inbox-%d", time.Now().UnixNano()), database: scenario.NewDatabaseOn(t, postgres),
+		client: &kafka.Client{Addr: kafka.TCP(brokers...), Timeout: 20 * time.Second, Transport: transport},
+	}
+	response, err := k.client.CreateTopics(t.Context(), &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{{
+		Topic: k.topic, NumPartitions: kafkaPartitions, ReplicationFactor: 1,
+	}}})
+	if err == nil {
+		err = response.Errors[k.topic]
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.Connect(t.Context(), k.database.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	if err := (migrations.Target{Schema: "public", Table: "inbox", Set: migrations.Inbox}).Apply(t.Context(), conn, nil); err != nil {
+		t.Fatal(err)
+	}
+	k.database.Exec(t, `CREATE TABLE effects (at bigint GENERATED ALWAYS AS IDENTITY, message_id text, sequence bigint, key text)`)
+	return k
+}
+
+// publish writes n more messages. A batch that the broker may have taken twice
+// tests all the better.
+func (k *kafkaInbox) publish(n int) {
+	k.t.Helper()
+	first := k.published + 1
+	k.published += n
+	for partition := range kafkaPartitions {
+		var numbers []int
+		for number := first; number <= k.published; number++ {
+			if number%kafkaPartitions == partition {
+				numbers = append(numbers, number)
+			}
+		}
+		for chunk := range slices.Chunk(numbers, 50) {
+			k.await("the broker takes messages", func() bool {
+				var records []kafka.Record // anew: kafka-go reads a record once
+				for _, number := range chunk {
+					records = append(records, kafkaMessage(number))
+				}
+				response, err := k.client.Produce(k.t.Context(), &kafka.ProduceRequest{
+					Topic: k.topic, Partition: partition, RequiredAcks: kafka.RequireAll, Records: kafka.NewRecordReader(records...),
+				})
+				return err == nil && response.Error == nil
+			})
+		}
+	}
+}
+
+// kafkaMessage is one of a key that is in one partition, which has several.
+func kafkaMessage(number int) kafka.Record {
+	return kafka.Record{
+		Key: kafka.NewBytes(fmt.Append(nil, "order-", number%(kafkaPartitions*5))),
+		Headers: []kafka.Header{
+			{Key: "message-id", Value: fmt.Appendf(nil, "00000000-0000-7000-8000-%012d", number)},
+			{Key: "message-sequence", Value: fmt.Append(nil, number)},
+		},
+	}
+}
+
+// done counts the messages that had an effect.
+func (k *kafkaInbox) done() (n int) {
+	// The database may be away.
+	ctx, cancel := context.WithTimeout(k.t.Context(), 5*time.Second)
+	defer cancel()
+	_ = k.database.Pool.QueryRow(ctx, `SELECT count(DISTINCT message_id) FROM effects`).Scan(&n)
+	return n
+}
+
+// check demands one effect of each message, in the order of its key.
+func (k *kafkaInbox) check() {
+	k.t.Helper()
+	for what, query := range map[string]string{
+		"messages had more than one effect":           `SELECT count(*) FROM (SELECT FROM effects GROUP BY message_id HAVING count(*) > 1) x`,
+		"effects came after a later one of their key": `SELECT count(*) FROM (SELECT sequence < max(sequence) OVER (PARTITION BY key ORDER BY at) AS late FROM effects) x WHERE late`,
+		"messages are parked":                         `SELECT count(*) FROM inbox_parked`,
+	} {
+		if n := scenario.One[int](k.t, k.database, query); n != 0 {
+			k.t.Errorf("%d %s", n, what)
+		}
+	}
+	if n := k.done(); n != k.published {
+		k.t.Errorf("%d messages had an effect, %d were published", n, k.published)
+	}
+}
+
+// await polls until the condition holds.
+func (k *kafkaInbox) await(what string, condition func() bool) {
+	k.t.Helper()
+	for deadline := time.Now().Add(inboxLimit); !condition(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			k.t.Fatalf("not within %s: %s; %d of %d messages had an effect", inboxLimit, what, k.done(), k.published)
+		}
+	}
+}
+
+// lag is the number of messages that the group has not committed.
+func (k *kafkaInbox) lag(group string) (n int64) {
+	k.t.Helper()
+	ids := make([]int, kafkaPartitions)
+	var ends []kafka.OffsetRequest
+	for i := range ids {
+		ids[i] = i
+		ends = append(ends, kafka.LastOffsetOf(i))
+	}
+	committed, err := k.client.OffsetFetch(k.t.Context(), &kafka.OffsetFetchRequest{GroupID: group, Topics: map[string][]int{k.topic: ids}})
+	if err != nil {
+		return -1
+	}
+	last, err := k.client.ListOffsets(k.t.Context(), &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{k.topic: ends}})
+	if err != nil {
+		return -1
+	}
+	for _, p := range last.Topics[k.topic] {
+		n += p.LastOffset
+	}
+	for _, p := range committed.Topics[k.topic] {
+		n -= max(p.CommittedOffset, 0)
+	}
+	return n
+}
+
+// TestInboxKafkaKilled lets the members of a group kill themselves, each time
+// right after the database has committed and before the offset is. Each death
+// and each return rebalances the group.
+func TestInboxKafkaKilled(t *testing.T) {
+	t.Parallel()
+	binary, err := buildConsumer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	environment := servers.FromEnvironment()
+	for _, test := range []struct {
+		name                 string
+		processes, batch     int
+		crash                float64
+		messages, leastKills int
+	}{
+		{"one by one", 3, 0, 0.01, 1800, 6},
+		{"batches", 2, 20, 0.1, 2400, 5},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			k := newKafkaInbox(t, environment.PostgresURL, environment.KafkaBrokers)
+			k.publish(test.messages)
+			group := "consumer-" + k.topic
+			ctx, cancel := context.WithTimeout(t.Context(), inboxLimit)
+			defer cancel()
+			var crew sync.WaitGroup
+			kills := make([]int, test.processes)
+			for i := range test.processes {
+				log := filepath.Join(t.TempDir(), "consumer.log")
+				crew.Go(func() {
+					for ctx.Err() == nil && (k.done() < k.published || k.lag(group) != 0) {
+						killed := k.live(ctx, exec.Command(binary, "--broker", "kafka", "--database", k.database.URL, "--url", environment.KafkaBrokers[0],
+							"--source", k.topic, "--name", group, "--batch", strconv.Itoa(test.batch), "--crash", fmt.Sprint(test.crash)), log, group)
+						if !killed {
+							return
+						}
+						kills[i]++
+					}
+				})
+			}
+			crew.Wait()
+			total := 0
+			for _, n := range kills {
+				total += n
+			}
+			t.Logf("%d kills", total)
+			if total < test.leastKills {
+				t.Errorf("%d kills, want at least %d", total, test.leastKills)
+			}
+			k.check()
+			if n := k.lag(group); n != 0 {
+				t.Errorf("%d messages are not committed", n)
+			}
+		})
+	}
+}
+
+// live runs a process until it has killed itself or everything is done, and
+// reports whether it has.
+func (k *kafkaInbox) live(ctx context.Context, command *exec.Cmd, log, group string) (killed bool) {
+	life, err := child.Start(command, log)
+	if err != nil {
+		k.t.Error(err)
+		return false
+	}
+	for life.Running() {
+		if ctx.Err() != nil {
+			life.Kill()
+			k.t.Errorf("not within %s: %d of %d messages had an effect\n%s", inboxLimit, k.done(), k.published, life.Tail(20))
+			return false
+		}
+		if k.done() == k.published && k.lag(group) == 0 {
+			life.Signal(syscall.SIGTERM)
+		}
+		life.Wait(50 * time.Millisecond)
+	}
+	status, _ := life.Command.ProcessState.Sys().(syscall.WaitStatus)
+	if status.Signaled() && status.Signal() == syscall.SIGKILL {
+		return true
+	}
+	if life.Err() != nil {
+		k.t.Errorf("the consumer ended: %v\n%s", life.Err(), life.Tail(20))
+	}
+	return false
+}
+
+// consumerConfig has times that suit a test.
+func (k *kafkaInbox) consumerConfig(brokers []string, pool *pgxpool.Pool, log *lockedLog) inboxkafka.Config {
+	return inboxkafka.Config{
+		Brokers: brokers, Group: "billing", Topics: []string{k.topic}, Inbox: &inbox.Inbox{Consumer: "billing"}, DB: pool,
+		MaxAttempts: 1, SessionTimeout: 3 * time.Second, HeartbeatInterval: 300 * time.Millisecond,
+		Backoff: inboxkafka.Backoff{Initial: 50 * time.Millisecond, Max: time.Second},
+		Logger:  slog.New(slog.NewTextHandler(log, nil)),
+		Handler: func(ctx context.Context, tx pgx.Tx, m inbox.Message) error {
+			_, err := tx.Exec(ctx, `INSERT INTO effects (message_id, sequence, key) VALUES ($1, $2, $3)`, m.ID.String(), m.Sequence, string(m.Key))
+			return err
+		},
+	}
+}
+
+// TestInboxKafkaFaults breaks the servers under two members of a group, which
+// have to go on by themselves.
+func TestInboxKafkaFaults(t *testing.T) {
+	t.Parallel()
+	broker, err := servers.StartKafka(t.Context(), servers.KafkaOptions{Properties: map[string]string{"group.min.session.timeout.ms": "500"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	servers.CleanUp(t, broker)
+	postgres, err := servers.StartPostgres(t.Context(), servers.PostgresOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	servers.CleanUp(t, postgres)
+	for _, test := range []struct {
+		name  string
+		times int
+		fault func(ctx context.Context) error
+	}{
+		{"database restarted", 3, postgres.Restart},
+		{"database crashed", 3, func(ctx context.Context) error {
+			postgres.Kill()
+			return postgres.Start(ctx)
+		}},
+		{"database frozen", 1, func(ctx context.Context) error {
+			if err := postgres.Pause(); err != nil {
+				return err
+			}
+			select {
+			case <-time.After(3 * time.Second):
+			case <-ctx.Done():
+			}
+			return postgres.Resume()
+		}},
+		{"broker restarted", 1, func(ctx context.Context) error {
+			if err := broker.Stop(); err != nil {
+				return err
+			}
+			return broker.Start(ctx)
+		}},
+		{"broker killed", 1, func(ctx context.Context) error {
+			broker.Kill()
+			return broker.Start(ctx)
+		}},
+		{"broker frozen", 1, func(ctx context.Context) error {
+			if err := broker.Pause(); err != nil {
+				return err
+			}
+			select { // longer than the session
+			case <-time.After(8 * time.Second):
+			case <-ctx.Done():
+			}
+			return broker.Resume()
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			k := newKafkaInbox(t, postgres.URL("postgres"), broker.Brokers())
+			k.publish(300)
+			pool, err := pgxpool.New(t.Context(), k.database.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer pool.Close()
+			log := new(lockedLog)
+			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
+			var consumers []*inboxkafka.Consumer
+			ended := make(chan error, 2)
+			for range 2 {
+				consumer, err := inboxkafka.New(k.consumerConfig(broker.Brokers(), pool, log))
+				if err != nil {
+					t.Fatal(err)
+				}
+				consumers = append(consumers, consumer)
+				go func() { ended <- consumer.Run(ctx) }()
+			}
+			for range test.times {
+				before := k.done()
+				k.publish(200)
+				k.await("progress", func() bool { return k.done() > before })
+				if err := test.fault(ctx); err != nil {
+					t.Fatal(err)
+				}
+			}
+			k.publish(100)
+			k.await("all effects", func() bool { return k.done() == k.published })
+			stop()
+			for range consumers {
+				if err := <-ended; err != nil {
+					t.Errorf("Run: %v", err)
+				}
+			}
+			for _, consumer := range consumers {
+				stats := consumer.Stats()
+				t.Logf("%+v", stats)
+				if stats.Failures != 0 || stats.Poisoned != 0 {
+					t.Errorf("%d attempts failed and %d messages were put aside: the outage was blamed on them\n%s", stats.Failures, stats.Poisoned, log)
+				}
+			}
+			k.check()
+		})
+	}
+}
+
+// TestInboxKafkaSecurity consumes through listeners that demand TLS, a client
+// certificate, or a user and a password.
+func TestInboxKafkaSecurity(t *testing.T) {
+	t.Parallel()
+	broker, err := servers.StartKafka(t.Context(), servers.KafkaOptions{Secure: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	servers.CleanUp(t, broker)
+	authority, err := os.ReadFile(broker.CAFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := tls.LoadX509KeyPair(broker.ClientCertFile(), broker.ClientKeyFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(authority)
+	encrypted := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	mutual := encrypted.Clone()
+	mutual.Certificates = []tls.Certificate{certificate}
+	strong, err := scram.Mechanism(scram.SHA512, servers.KafkaUser, servers.KafkaPassword)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name      string
+		brokers   []string
+		tls       *tls.Config
+		mechanism sasl.Mechanism
+		// trouble, unless empty, is what the log has to say instead.
+		trouble string
+	}{
+		{"TLS", broker.SSLBrokers(), encrypted, nil, ""},
+		{"mutual TLS", broker.MTLSBrokers(), mutual, nil, ""},
+		{"PLAIN", broker.SASLSSLBrokers(), encrypted, plain.Mechanism{Username: servers.KafkaUser, Password: servers.KafkaPassword}, ""},
+		{"SCRAM", broker.SASLSSLBrokers(), encrypted, strong, ""},
+		{"wrong password", broker.SASLSSLBrokers(), encrypted, plain.Mechanism{Username: servers.KafkaUser, Password: "canary-4711"}, "SASL Authentication Failed"},
+		{"plaintext where TLS is demanded", broker.SSLBrokers(), nil, nil, "Dialer.TLS"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			k := newKafkaInbox(t, servers.FromEnvironment().PostgresURL, broker.Brokers())
+			k.publish(60)
+			log := new(lockedLog)
+			config := k.consumerConfig(test.brokers, k.database.Pool, log)
+			config.SessionTimeout = 10 * time.Second
+			config.Dialer = &kafka.Dialer{TLS: test.tls, SASLMechanism: test.mechanism}
+			consumer, err := inboxkafka.New(config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
+			ended := make(chan error, 1)
+			go func() { ended <- consumer.Run(ctx) }()
+			if test.trouble != "" {
+				k.await("the trouble in the log", func() bool { return strings.Contains(log.String(), test.trouble) })
+				if strings.Contains(log.String(), "canary-4711") {
+					t.Errorf("the password is in the log: %s", log)
+				}
+			} else {
+				k.await("all effects", func() bool { return k.done() == k.published })
+			}
+			stop()
+			if err := <-ended; err != nil {
+				t.Errorf("Run: %v", err)
+			}
+			if test.trouble == "" {
+				k.check()
+			}
+		})
+	}
+}
