@@ -44,7 +44,7 @@ type broker interface {
 }
 
 // strikeLimit is how long Strike looks for its moment.
-const strikeLimit = 2 * time.Second
+const strikeLimit = 5 * time.Second
 
 // Sinks are the values of Options.Sink.
 func Sinks() []string { return []string{"kafka", "rabbitmq"} }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -66,9 +67,15 @@ func TestDemo(t *testing.T) {
 			if err != nil || !clean {
 				t.Fatalf("clean is %v, error %v\n%s", clean, err, out)
 			}
-			for _, want := range []string{"commits/s", "kills  2", "Tally", "Nothing lost"} {
+			for _, want := range []string{"commits/s", "Tally of the outbox", "Tally of the inbox", "Nothing lost", "shipped exactly once"} {
 				if !strings.Contains(out.String(), want) {
 					t.Errorf("the output lacks %q:\n%s", want, out)
+				}
+			}
+			// Of relays, of shipping services, and of what these refused.
+			for what, n := range map[string]int{"kills": 2, "refused": 1} {
+				if found := regexp.MustCompile(`(?m)^  `+what+` +[1-9]`).FindAllString(out.String(), -1); len(found) != n {
+					t.Errorf("the tally has %q, want %d lines of %s:\n%s", found, n, what, out)
 				}
 			}
 			if left := children(t, options.Dir); left != nil {
@@ -89,8 +96,9 @@ func TestInterrupted(t *testing.T) {
 		_, err := Run(ctx, options)
 		done <- err
 	}()
-	// Once with all running: two relays and the order service.
-	for len(children(t, options.Dir)) < 3 || !strings.Contains(out.String(), "load") {
+	// Once with all running: two relays, two shipping services and the order
+	// service.
+	for len(children(t, options.Dir)) < 5 || !strings.Contains(out.String(), "load") {
 		select {
 		case err := <-done:
 			t.Fatalf("it ended early: %v\n%s", err, out)

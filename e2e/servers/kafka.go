@@ -181,6 +181,8 @@ func (k *Kafka) properties() map[string]string {
 		"transaction.state.log.min.isr":            "1",
 		"group.initial.rebalance.delay.ms":         "0",
 		"auto.create.topics.enable":                "false",
+		// Consumers that are killed in tests are not missed for 6 s and more.
+		"group.min.session.timeout.ms": "500",
 		// Its default alone takes 128 MB of heap.
 		"log.cleaner.dedupe.buffer.size": "2097152",
 	}

@@ -81,7 +81,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	config.MaxConns = int32(o.concurrency) + 2
+	config.MaxConns = max(8, int32(o.concurrency)+2)
 	config.ConnConfig.Tracer = e.crasher
 	if e.db, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return err
