@@ -15,8 +15,8 @@
 // also when it was delivered again in the meantime and processed then.
 //
 // A parked message is overtaken by the later ones of its key: that is what
-// parking means. Where that matters set Inbox.Order, or dead-letter nothing and
-// let the consumer hold its partition.
+// parking means. Where that matters set Inbox.Order, or a MaxAttempts that no
+// message reaches, so that the consumer waits instead.
 //
 // # Requirements
 //
