@@ -29,7 +29,6 @@ type backlogMeter struct {
 	estimator     *source.Estimator
 	metrics       *metrics.Relay
 	logger        *slog.Logger
-	failing       bool
 }
 
 func newBacklogMeter(pool *pgxpool.Pool, c *config.Config, m *metrics.Relay, logger *slog.Logger) *backlogMeter {
@@ -51,15 +50,10 @@ func (b *backlogMeter) run(ctx context.Context) {
 		}
 		began := time.Now()
 		err := b.read(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil && !b.failing:
-			b.logger.Warn("the backlog cannot be read; its metrics stand still", "error", err, "remedy", source.Explain(err).Remedy)
-		case err == nil && b.failing:
-			b.logger.Info("the backlog can be read again")
+		if err != nil && ctx.Err() == nil {
+			// The loop needs the same tables, and says once what is wrong with them.
+			b.logger.Debug("the backlog cannot be read; its metrics stand still", "error", err)
 		}
-		b.failing = err != nil
 		timer.Reset(max(backlogInterval, backlogShare*time.Since(began)))
 	}
 }
