@@ -18,6 +18,7 @@ var kafkaFaults = []fault{
 	{"leader killed", killLeader},
 	{"too few replicas in sync", loseReplicas},
 	{"leader frozen", freezeLeader},
+	{"one broker out of reach", loseOneBroker},
 	{"partitions added", addPartitions},
 	{"request cut in mid-frame", cutRequest},
 	{"answer lost", loseAnswer},
@@ -105,6 +106,28 @@ func freezeLeader(ctx context.Context, p *play, random *rand.Rand) (int, error) 
 	}
 	err = p.flowsIn(ctx, partition)
 	return p.inFlight(), errors.Join(err, node.Resume(), p.whole(ctx))
+}
+
+// loseOneBroker takes a leader away from the relays only, so that the cluster
+// sees no reason to elect another. The keys of its partitions wait, those of the
+// others flow.
+func loseOneBroker(ctx context.Context, p *play, random *rand.Rand) (int, error) {
+	partition, node, err := p.leader(ctx, random)
+	if err != nil {
+		return 0, err
+	}
+	broker := p.brokers[node.ID-1]
+	broker.Refuse()
+	for other := range partitions {
+		if leader, err := p.cluster.Leader(ctx, p.topic, other); err == nil && leader != node {
+			err = p.flowsIn(ctx, other)
+			if err != nil {
+				return 0, errors.Join(err, broker.Pass())
+			}
+		}
+	}
+	err = broker.Pass()
+	return p.inFlight(), errors.Join(err, p.flowsIn(ctx, partition))
 }
 
 // addPartitions doubles the partitions. Half of the keys move, and their first
