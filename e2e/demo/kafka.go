@@ -167,14 +167,14 @@ func (k *kafkaBroker) Strike(ctx context.Context, _ int, victim *program, depot 
 	for ctx.Err() == nil {
 		victim.Signal(syscall.SIGSTOP)
 		first, err := k.ahead(ctx, depot)
-		if err != nil {
-			return ignoreEnd(ctx, err)
+		if err != nil && ctx.Err() == nil {
+			return err
 		}
 		// What was on its way to the broker arrives; other processes move on.
 		sleep(ctx, 30*time.Millisecond)
 		second, err := k.ahead(ctx, depot)
-		if err != nil {
-			return ignoreEnd(ctx, err)
+		if err != nil && ctx.Err() == nil {
+			return err
 		}
 		for place := range first {
 			if second[place] {
@@ -185,14 +185,6 @@ func (k *kafkaBroker) Strike(ctx context.Context, _ int, victim *program, depot 
 		sleep(ctx, 5*time.Millisecond)
 	}
 	return nil
-}
-
-// ignoreEnd is the error unless ctx's end is the reason.
-func ignoreEnd(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
 }
 
 // gap is a partition's offset in the group and the higher one in the inbox.
