@@ -7,13 +7,17 @@ import (
 	"github.com/outboxrelay/relay/e2e/scenario"
 )
 
+// kinds are all faults, by what suffers. Faults of different kinds can happen at
+// the same time.
+var kinds = []struct {
+	name   string
+	faults []fault
+}{{"relays", relayFaults}, {"postgres", databaseFaults}, {"kafka", kafkaFaults}}
+
 // Each fault by itself, on two relays under load.
 func TestFaults(t *testing.T) {
 	a := startArena(t)
-	for _, group := range []struct {
-		name   string
-		faults []fault
-	}{{"postgres", databaseFaults}, {"kafka", kafkaFaults}} {
+	for _, group := range kinds[1:] { // relays': see relayFaults
 		t.Run(group.name, func(t *testing.T) {
 			for _, f := range group.faults {
 				t.Run(f.name, func(t *testing.T) {

@@ -102,19 +102,20 @@ func playMix(t *testing.T, a *arena, mix time.Duration, total *injected) (commit
 	ctx, cancel := context.WithTimeout(t.Context(), mix)
 	defer cancel()
 	var lanes sync.WaitGroup
-	for i, faults := range [][]fault{relayFaults, databaseFaults, kafkaFaults} {
+	for i, kind := range kinds {
 		random := p.stage.Random(1<<41 + uint64(i)) //nolint:gosec // a small number
 		lanes.Go(func() {
 			for ctx.Err() == nil {
-				f := faults[random.IntN(len(faults))]
+				f := kind.faults[random.IntN(len(kind.faults))]
+				name := kind.name + " " + f.name
 				// What has begun is put right, also after the end of the mix.
 				duplicates, err := f.inflict(t.Context(), p, random)
 				if err != nil {
-					t.Errorf("%s: %v", f.name, err)
+					t.Errorf("%s: %v", name, err)
 					return
 				}
-				own.add(f.name, duplicates)
-				total.add(f.name, duplicates)
+				own.add(name, duplicates)
+				total.add(name, duplicates)
 				sleep(ctx, between(random, 0, time.Second))
 			}
 		})
