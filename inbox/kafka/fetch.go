@@ -26,7 +26,8 @@ type fetcher struct {
 	partition partitionID
 
 	connection *connection
-	// since is how old the knowledge of the leader may be.
+	// since is how old the knowledge of the leader may be: not from before the
+	// assignment, or the last failure.
 	since time.Time
 }
 
@@ -98,15 +99,15 @@ func (f *fetcher) offset(ctx context.Context, which int64) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, topic := range message.(*listoffsets.Response).Topics {
-		for _, p := range topic.Partitions {
-			if p.ErrorCode != 0 {
-				return 0, f.explain("list offsets", p.ErrorCode)
-			}
-			return p.Offset, nil
-		}
+	topics := message.(*listoffsets.Response).Topics
+	if len(topics) != 1 || len(topics[0].Partitions) != 1 {
+		return 0, fmt.Errorf("%s: the broker listed no offset", f.partition)
 	}
-	return 0, fmt.Errorf("%s: the broker listed no offset", f.partition)
+	p := topics[0].Partitions[0]
+	if p.ErrorCode != 0 {
+		return 0, f.explain("list offsets", p.ErrorCode)
+	}
+	return p.Offset, nil
 }
 
 func (f *fetcher) call(ctx context.Context, limit time.Duration, request protocol.Message) (protocol.Message, error) {

@@ -68,7 +68,7 @@ func (c *Consumer) serve(ctx context.Context, m *member, assigned *assignment) e
 	for id, committed := range assigned.partitions {
 		p := &partition{
 			consumer: c, id: id, progress: g.progress,
-			fetcher: fetcher{config: &c.config, cluster: c.cluster, partition: id},
+			fetcher: fetcher{config: &c.config, cluster: c.cluster, partition: id, since: g.heard},
 			logger:  g.logger.With("topic", id.topic, "partition", id.id),
 		}
 		workers.Go(func() { p.run(g.ended, work, committed) })

@@ -143,9 +143,15 @@ func (p *partition) consume(ended, work context.Context, records *records) error
 			return err
 		}
 	}
-	if ended.Err() != nil {
-		return nil
+	if ended.Err() == nil {
+		return p.passOver(ended, from, records)
 	}
+	return nil
+}
+
+// passOver goes on behind what was read: also behind what is no message, such
+// as the end of a transaction.
+func (p *partition) passOver(ended context.Context, from int64, records *records) error {
 	if !records.seen && records.stable > from {
 		// Something is there and did not come: do not ask in a hurry.
 		p.consumer.pause(ended, 1)

@@ -105,15 +105,14 @@ func (c *Consumer) publish(ctx context.Context, topic string, key []byte, record
 	if err != nil {
 		return err
 	}
-	for _, t := range message.(*produce.Response).Topics {
-		for _, p := range t.Partitions {
-			if p.ErrorCode == 0 {
-				return nil
-			}
-			return explainProduce(topic, p)
-		}
+	topics := message.(*produce.Response).Topics
+	if len(topics) != 1 || len(topics[0].Partitions) != 1 {
+		return fmt.Errorf("topic %q for dead letters: the broker answered without the partition", topic)
 	}
-	return fmt.Errorf("topic %q for dead letters: the broker answered without the partition", topic)
+	if p := topics[0].Partitions[0]; p.ErrorCode != 0 {
+		return explainProduce(topic, p)
+	}
+	return nil
 }
 
 func explainProduce(topic string, p produce.ResponsePartition) error {

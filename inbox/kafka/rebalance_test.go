@@ -240,3 +240,49 @@ func TestStopInterrupts(t *testing.T) {
 	c.mustStop()
 	s.checkEffects(1)
 }
+
+// A group may have members of other clients, whoever leads it.
+func TestGroupWithAnotherClient(t *testing.T) {
+	for _, leads := range []bool{true, false} {
+		s := newStage(t, 2)
+		other := func() (stop func()) {
+			reader := kafkago.NewReader(kafkago.ReaderConfig{
+				Brokers: s.brokers, GroupID: s.group, GroupTopics: []string{s.topic},
+				HeartbeatInterval: 200 * time.Millisecond, JoinGroupBackoff: 200 * time.Millisecond, MaxWait: 200 * time.Millisecond,
+			})
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				for ctx.Err() == nil {
+					_, _ = reader.ReadMessage(ctx)
+				}
+			}()
+			return func() {
+				cancel()
+				<-ended
+				_ = reader.Close()
+			}
+		}
+		var c *consumer
+		var stop func()
+		if leads {
+			c = start(t, s.config(effect))
+			await(t, "it has both partitions", func() bool { return c.Stats().Partitions == 2 })
+			stop = other()
+		} else {
+			stop = other()
+			await(t, "the other one is a member", func() bool {
+				response, err := s.client.DescribeGroups(t.Context(), &kafkago.DescribeGroupsRequest{GroupIDs: []string{s.group}})
+				return err == nil && len(response.Groups) == 1 && len(response.Groups[0].Members) == 1 && response.Groups[0].GroupState == "Stable"
+			})
+			c = start(t, s.config(effect))
+		}
+		await(t, "each has a partition", func() bool { return c.Stats().Partitions == 1 })
+		stop()
+		await(t, "it has both partitions again", func() bool { return c.Stats().Partitions == 2 })
+		s.publish(0, 20, 2)
+		s.awaitEffects(20)
+		c.mustStop()
+	}
+}

@@ -17,14 +17,14 @@ import (
 type Fault uint8
 
 const (
-	// Interrupted: nobody's; the work's context has ended.
+	// Interrupted is nobody's: the work's context has ended.
 	Interrupted Fault = iota
-	// Database: the message may succeed unchanged when the database is back.
+	// Database means that the message may succeed unchanged when the database is back.
 	// It is no attempt.
 	Database
-	// Message: the handler did not get along with the message.
+	// Message means that the handler did not get along with the message.
 	Message
-	// Hopeless: no further attempt can succeed.
+	// Hopeless means that no further attempt can succeed.
 	Hopeless
 )
 
