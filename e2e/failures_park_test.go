@@ -38,8 +38,8 @@ func poisonable(t *testing.T, settings scenario.Settings) (stage *scenario.Stage
 	return scenario.NewKafkaStage(t, together(quickRetries, settings)), topic
 }
 
-// poison is too large for the topic of a poisonable stage.
-var poison = strings.Repeat("x", 5000)
+// tooLarge is too large for the topic of a poisonable stage.
+var tooLarge = strings.Repeat("x", 5000)
 
 // awaitParked waits until so many entries are parked.
 func awaitParkedKeys(t *testing.T, stage *scenario.Stage, n int) {
@@ -55,19 +55,19 @@ func entriesLeft(t *testing.T, stage *scenario.Stage) int {
 	return scenario.One[int](t, stage.Database, `SELECT count(*) FROM outbox_parked`)
 }
 
-func ids(rows ...scenario.Row) (ids []int64) {
+func rowIDs(rows ...scenario.Row) (ids []int64) {
 	for _, row := range rows {
 		ids = append(ids, row.ID)
 	}
 	return ids
 }
 
-// A poison message holds back its key and no other, for every relay and after a
+// A tooLarge message holds back its key and no other, for every relay and after a
 // restart, and recovers by itself when the topic takes it.
 func TestPoisonMessageParksItsKeyForEveryRelay(t *testing.T) {
 	t.Parallel()
 	stage, topic := poisonable(t, nil)
-	a, b := insert(stage, topic, "a", "1", poison, "3"), insert(stage, topic, "b", "1")
+	a, b := insert(stage, topic, "a", "1", tooLarge, "3"), insert(stage, topic, "b", "1")
 	first := stage.Start()
 	published(t, stage, a[0], b[0])
 	awaitParkedKeys(t, stage, 1)
@@ -94,7 +94,7 @@ func TestPoisonMessageParksItsKeyForEveryRelay(t *testing.T) {
 	second.Stop()
 	third.Stop()
 	got := sequencesOf(readKafkaRecords(t, kafkaBrokers(), topic, 3))
-	if want := ids(a...); !slices.Equal(slices.Compact(got["a"]), want) {
+	if want := rowIDs(a...); !slices.Equal(slices.Compact(got["a"]), want) {
 		t.Errorf("key a: %v, want %v", got["a"], want)
 	}
 }
@@ -102,7 +102,7 @@ func TestPoisonMessageParksItsKeyForEveryRelay(t *testing.T) {
 func TestPoisonMessageWithoutKeyParksAlone(t *testing.T) {
 	t.Parallel()
 	stage, topic := poisonable(t, nil)
-	rows := []scenario.Row{stage.Insert(topic, nil, "1"), stage.Insert(topic, nil, poison), stage.Insert(topic, nil, "3")}
+	rows := []scenario.Row{stage.Insert(topic, nil, "1"), stage.Insert(topic, nil, tooLarge), stage.Insert(topic, nil, "3")}
 	relay := stage.Start()
 	published(t, stage, rows[0], rows[2])
 	awaitParkedKeys(t, stage, 1)
@@ -117,7 +117,7 @@ func TestPoisonMessageWithoutKeyParksAlone(t *testing.T) {
 func TestPoisonMessageHoldsBackATotalOrder(t *testing.T) {
 	t.Parallel()
 	stage, topic := poisonable(t, scenario.Settings{"outbox.ordering": "total"})
-	rows := slices.Concat(insert(stage, topic, "a", "1", poison), insert(stage, topic, "b", "1", "2"))
+	rows := slices.Concat(insert(stage, topic, "a", "1", tooLarge), insert(stage, topic, "b", "1", "2"))
 	one, two := stage.Start(), stage.Start()
 	published(t, stage, rows[0])
 	awaitParkedKeys(t, stage, 1)

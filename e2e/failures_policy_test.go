@@ -17,7 +17,7 @@ func TestFailurePolicies(t *testing.T) {
 			stage, topic := poisonable(t, scenario.Settings{"routes": []any{
 				scenario.Config{"match": scenario.Config{"topic": "*"}, "sink": "main", "on_failure": policy},
 			}})
-			a, b := insert(stage, topic, "a", "1", poison, "3", poison, "5"), insert(stage, topic, "b", "1")
+			a, b := insert(stage, topic, "a", "1", tooLarge, "3", tooLarge, "5"), insert(stage, topic, "b", "1")
 			relay := stage.Start()
 			published(t, stage, a[0], a[2], a[4], b[0])
 			relay.Stop()
@@ -35,7 +35,7 @@ func TestFailurePolicies(t *testing.T) {
 				t.Errorf("%d of the rows are still in the outbox", n)
 			}
 			got := sequencesOf(readKafkaRecords(t, kafkaBrokers(), topic, 3))
-			if want := ids(a[0], a[2], a[4]); !slices.Equal(got["a"], want) {
+			if want := rowIDs(a[0], a[2], a[4]); !slices.Equal(got["a"], want) {
 				t.Errorf("key a: %v, want %v", got["a"], want)
 			}
 		})
