@@ -130,11 +130,11 @@ func loseOneBroker(ctx context.Context, p *play, random *rand.Rand) (int, error)
 	return p.inFlight(), errors.Join(err, p.flowsIn(ctx, partition))
 }
 
-// addPartitions doubles the partitions. Half of the keys move, and their first
-// messages in the new partition come after all in the old one.
+// addPartitions doubles the partitions, so that half of the keys move, and
+// expects the new ones to be used and each to be in order.
 func addPartitions(ctx context.Context, p *play, _ *rand.Rand) (int, error) {
 	if p.stage.Repartitioned {
-		return 0, nil // a key moves once
+		return 0, nil // once is enough for a topic
 	}
 	p.stage.Repartitioned = true
 	transport := &kafka.Transport{}

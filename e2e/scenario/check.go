@@ -1,9 +1,7 @@
 package scenario
 
 import (
-	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,7 +40,9 @@ type Check struct {
 	Records []Record
 	Order   Order
 	// Repartitioned: topics were given more partitions, so that the later
-	// messages of a key may be in another one than the earlier.
+	// messages of a key may be in another one than the earlier. Order is within a
+	// partition then: several relays learn of it at different moments, and Kafka
+	// has no order between partitions.
 	Repartitioned bool
 	// MaxDuplicates is the bound of D.
 	MaxDuplicates int
@@ -89,9 +89,6 @@ func (c Check) Run() Findings {
 			f.add('O', "%s: %s", describe(record), offence)
 		}
 	}
-	for _, offence := range order.moves() {
-		f.add('O', "%s", offence)
-	}
 	for _, row := range c.Committed {
 		if _, ok := seen[row.MessageID]; !ok {
 			f.add('L', "id %d (%s) of topic %s key %q was committed and is not in the broker", row.ID, row.MessageID, row.Topic, row.Key)
@@ -132,19 +129,10 @@ type orderCheck struct {
 	order         Order
 	repartitioned bool
 	latest        map[string]Record
-	// spans are the ids of each sequence in each partition, where those may
-	// change.
-	spans map[string]map[int]span
-}
-
-// span is the lowest and the highest id of a sequence in a partition.
-type span struct {
-	partition       int
-	lowest, highest int64
 }
 
 func newOrderCheck(order Order, repartitioned bool) *orderCheck {
-	return &orderCheck{order: order, repartitioned: repartitioned, latest: map[string]Record{}, spans: map[string]map[int]span{}}
+	return &orderCheck{order: order, repartitioned: repartitioned, latest: map[string]Record{}}
 }
 
 // next says what is wrong with the place of the record.
@@ -159,7 +147,6 @@ func (o *orderCheck) next(row Row, record Record) string {
 	place := sequence
 	if o.repartitioned {
 		place += "\x00" + strconv.Itoa(record.Partition)
-		o.extend(sequence, record.Partition, row.ID)
 	}
 	last, ok := o.latest[place]
 	if ok && last.Partition != record.Partition {
@@ -171,34 +158,6 @@ func (o *orderCheck) next(row Row, record Record) string {
 	record.Sequence = row.ID
 	o.latest[place] = record
 	return ""
-}
-
-func (o *orderCheck) extend(sequence string, partition int, id int64) {
-	if o.spans[sequence] == nil {
-		o.spans[sequence] = map[int]span{}
-	}
-	s, ok := o.spans[sequence][partition]
-	if !ok {
-		s = span{partition, id, id}
-	}
-	s.lowest, s.highest = min(s.lowest, id), max(s.highest, id)
-	o.spans[sequence][partition] = s
-}
-
-// moves says which keys went from one partition to another other than once and
-// for good: consumers of a topic that was given more partitions can then not
-// tell their order.
-func (o *orderCheck) moves() (offences []string) {
-	for sequence, partitions := range o.spans {
-		spans := slices.SortedFunc(maps.Values(partitions), func(a, b span) int { return cmp.Compare(a.lowest, b.lowest) })
-		for i := range len(spans) - 1 {
-			if spans[i].highest > spans[i+1].lowest {
-				offences = append(offences, fmt.Sprintf("key %q is in partition %d up to id %d and in partition %d from id %d on",
-					sequence, spans[i].partition, spans[i].highest, spans[i+1].partition, spans[i+1].lowest))
-			}
-		}
-	}
-	return offences
 }
 
 // perInvariant is how many offences of each invariant are shown.
