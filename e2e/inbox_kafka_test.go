@@ -176,6 +176,17 @@ func (k *kafkaInbox) lag(group string) (n int64) {
 	return n
 }
 
+// startImpatientKafka starts a broker that misses dead members soon.
+func startImpatientKafka(t *testing.T) *servers.Kafka {
+	t.Helper()
+	broker, err := servers.StartKafka(t.Context(), servers.KafkaOptions{Properties: map[string]string{"group.min.session.timeout.ms": "500"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	servers.CleanUp(t, broker)
+	return broker
+}
+
 // TestInboxKafkaKilled lets the members of a group kill themselves, each time
 // right after the database has committed and before the offset is. Each death
 // and each return rebalances the group.
@@ -185,7 +196,8 @@ func TestInboxKafkaKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	environment := servers.FromEnvironment()
+	postgres := servers.FromEnvironment().PostgresURL
+	broker := startImpatientKafka(t)
 	for _, test := range []struct {
 		name                 string
 		processes, batch     int
@@ -197,7 +209,7 @@ func TestInboxKafkaKilled(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			k := newKafkaInbox(t, environment.PostgresURL, environment.KafkaBrokers)
+			k := newKafkaInbox(t, postgres, broker.Brokers())
 			k.publish(test.messages)
 			group := "consumer-" + k.topic
 			ctx, cancel := context.WithTimeout(t.Context(), inboxLimit)
@@ -208,7 +220,7 @@ func TestInboxKafkaKilled(t *testing.T) {
 				log := filepath.Join(t.TempDir(), "consumer.log")
 				crew.Go(func() {
 					for ctx.Err() == nil && (k.done() < k.published || k.lag(group) != 0) {
-						killed := k.live(ctx, exec.Command(binary, "--broker", "kafka", "--database", k.database.URL, "--url", environment.KafkaBrokers[0],
+						killed := k.live(ctx, exec.Command(binary, "--broker", "kafka", "--database", k.database.URL, "--url", broker.Brokers()[0],
 							"--source", k.topic, "--name", group, "--batch", strconv.Itoa(test.batch), "--crash", fmt.Sprint(test.crash)), log, group)
 						if !killed {
 							return
@@ -281,11 +293,7 @@ func (k *kafkaInbox) consumerConfig(brokers []string, pool *pgxpool.Pool, log *l
 // have to go on by themselves.
 func TestInboxKafkaFaults(t *testing.T) {
 	t.Parallel()
-	broker, err := servers.StartKafka(t.Context(), servers.KafkaOptions{Properties: map[string]string{"group.min.session.timeout.ms": "500"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	servers.CleanUp(t, broker)
+	broker := startImpatientKafka(t)
 	postgres, err := servers.StartPostgres(t.Context(), servers.PostgresOptions{})
 	if err != nil {
 		t.Fatal(err)
