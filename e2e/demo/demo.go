@@ -329,8 +329,29 @@ func (d *demo) drain(ctx context.Context, m *monitor) (problems []error) {
 	}
 	problems = append(problems, d.relays.stop()...)
 	within("read the broker to its end", d.broker.Drain)
-	within("ship what was paid", d.ship)
+	within("ship what was paid", func(ctx context.Context) error { return d.awaitShipments(ctx, m) })
+	within("leave nothing to the shipping service", d.ship)
 	return problems
+}
+
+// awaitShipments waits until every order that was paid is shipped. A queue does
+// not count what a process had that was killed a moment ago, so that an empty
+// queue alone says little.
+func (d *demo) awaitShipments(ctx context.Context, m *monitor) error {
+	paid, err := m.ledger.paid(ctx)
+	if err != nil {
+		return err
+	}
+	var tally Shipping
+	err = poll(ctx, func() (done bool, err error) {
+		shipments, err := m.waybills.shipments(ctx)
+		tally = CompareShipments(paid, shipments)
+		return len(tally.Never) == 0, err
+	})
+	if err != nil {
+		return fmt.Errorf("%d orders are not shipped: %w", len(tally.Never), err)
+	}
+	return nil
 }
 
 // ship waits until no message waits for the shipping service and ends it. What

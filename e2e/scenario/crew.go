@@ -140,6 +140,19 @@ func (s *Stage) Consumed(effects *Effects, crew Crew, limit time.Duration) {
 		return n, fmt.Sprintf("%d are left", n)
 	}
 	deadline := time.Now().Add(limit)
+	// A queue does not count what a consumer had that was killed a moment ago,
+	// so that an empty queue alone says little.
+	committed, err := s.committed()
+	if err != nil {
+		s.t.Fatalf("read the truth: %v", err)
+	}
+	Await(s.t, limit, "every committed message to have an effect", func() (bool, string) {
+		n, err := effects.Distinct(s.t.Context())
+		if err != nil {
+			return false, err.Error()
+		}
+		return n >= len(committed), fmt.Sprintf("%d of %d have", n, len(committed))
+	})
 	for {
 		Await(s.t, time.Until(deadline), "the consumers to process everything", func() (bool, string) {
 			n, state := left()
