@@ -111,7 +111,7 @@ CROSS JOIN LATERAL (
                            WHERE {shard} = d.shard AND {normal} AND ` + drainedSQL + ` ORDER BY o.id LIMIT $3::int) a
             UNION ALL
             SELECT * FROM (SELECT {columns} FROM {outbox} o
-                           WHERE {shard} = d.shard AND {delayed} AND ` + drainedSQL + ` ORDER BY o.id LIMIT $3::int) b
+                           WHERE {shard} = d.shard AND {delayed} AND ` + drainedSQL + ` ORDER BY o.id + 0 LIMIT $3::int) b
         ) u
         ORDER BY id LIMIT $3::int
     ) x

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -15,26 +16,44 @@ const (
 
 	// keepPlansSQL makes the server plan each prepared statement once: their
 	// plans do not depend on what they are asked, and to plan a claim takes three
-	// times as long as to run it. It is for the session, so not for a pooler's.
-	keepPlansSQL = `SET plan_cache_mode = force_generic_plan`
+	// times as long as to run it. What settingsSQL says of scans holds for the
+	// statements outside of a claim's transaction too: a look that was planned as
+	// a scan of an empty table is the slower the more is pending. It is for the
+	// session, so not for a pooler's.
+	keepPlansSQL = `SELECT set_config('plan_cache_mode', 'force_generic_plan', false),
+       set_config('enable_seqscan', 'off', false),
+       set_config('enable_bitmapscan', 'off', false)`
+
+	// discardPlansSQL makes the server plan anew. While a table is empty all of its
+	// indexes are alike to the planner, so that it may keep the wrong one.
+	discardPlansSQL = `DISCARD PLANS`
+
+	// plansFor is how long plans are kept. The server itself drops them only after
+	// an ANALYZE, which comes a minute after a burst of rows, or much later.
+	plansFor = 5 * time.Second
 )
 
 // preparedKey is where a connection remembers its preparedStatements.
 const preparedKey = "outbox-relay/prepared"
 
-// preparedStatements are the names of the statements that a connection has
-// prepared, by their text.
-type preparedStatements map[string]string
+// preparedStatements are what a connection has prepared.
+type preparedStatements struct {
+	// names of the statements, by their text.
+	names map[string]string
+	// planned is when the first of their plans may have been made.
+	planned time.Time
+}
 
 // prepare prepares the statements on the connection, once, unless a pooler
 // stands in between: there the next transaction may be another server
 // session's. Where it fails in the middle, it closes the connection, which has
-// some of them and not the others.
+// some of them and not the others. Plans that are old it lets be made anew. It
+// is not for a connection with a transaction.
 func prepare(ctx context.Context, conn *pgconn.PgConn, statements []string) error {
-	if preparedOn(conn) != nil {
-		return nil
+	if prepared := preparedOn(conn); prepared != nil {
+		return prepared.renew(ctx, conn, time.Now())
 	}
-	prepared := preparedStatements{}
+	prepared := &preparedStatements{names: map[string]string{}, planned: time.Now()}
 	result := conn.ExecParams(ctx, backendSQL, nil, nil, nil, nil).Read()
 	if result.Err != nil {
 		return fmt.Errorf("ask for the server process: %w", result.Err)
@@ -45,7 +64,7 @@ func prepare(ctx context.Context, conn *pgconn.PgConn, statements []string) erro
 			return fmt.Errorf("keep plans: %w", result.Err)
 		}
 		for _, sql := range statements {
-			if sql == "" || prepared[sql] != "" {
+			if sql == "" || prepared.names[sql] != "" {
 				continue
 			}
 			hash := fnv.New64a()
@@ -55,17 +74,38 @@ func prepare(ctx context.Context, conn *pgconn.PgConn, statements []string) erro
 				_ = conn.Close(ctx)
 				return fmt.Errorf("prepare a statement: %w", err)
 			}
-			prepared[sql] = name
+			prepared.names[sql] = name
 		}
 	}
 	conn.CustomData()[preparedKey] = prepared
 	return nil
 }
 
-// preparedOn returns what prepare prepared on the connection.
-func preparedOn(conn *pgconn.PgConn) preparedStatements {
-	prepared, _ := conn.CustomData()[preparedKey].(preparedStatements)
+// preparedOn returns what prepare prepared on the connection, nil before it did.
+func preparedOn(conn *pgconn.PgConn) *preparedStatements {
+	prepared, _ := conn.CustomData()[preparedKey].(*preparedStatements)
 	return prepared
+}
+
+// renew discards plans that are old.
+func (p *preparedStatements) renew(ctx context.Context, conn *pgconn.PgConn, now time.Time) error {
+	if len(p.names) == 0 || now.Sub(p.planned) < plansFor {
+		return nil
+	}
+	if result := conn.ExecParams(ctx, discardPlansSQL, nil, nil, nil, nil).Read(); result.Err != nil {
+		return fmt.Errorf("discard plans: %w", result.Err)
+	}
+	p.planned = now
+	return nil
+}
+
+// name returns the name of a statement that is prepared; p may be nil.
+func (p *preparedStatements) name(sql string) (string, bool) {
+	if p == nil {
+		return "", false
+	}
+	name, ok := p.names[sql]
+	return name, ok
 }
 
 // isStale reports whether the server does not know a prepared statement any
@@ -77,8 +117,8 @@ func isStale(err error) bool {
 }
 
 // add puts the statement into the batch, by its name if it has one.
-func (p preparedStatements) add(batch *pgconn.Batch, sql string, parameters [][]byte, resultFormats []int16) {
-	if name, ok := p[sql]; ok {
+func (p *preparedStatements) add(batch *pgconn.Batch, sql string, parameters [][]byte, resultFormats []int16) {
+	if name, ok := p.name(sql); ok {
 		batch.ExecPrepared(name, parameters, nil, resultFormats)
 	} else {
 		batch.ExecParams(sql, parameters, nil, nil, resultFormats)
@@ -86,8 +126,8 @@ func (p preparedStatements) add(batch *pgconn.Batch, sql string, parameters [][]
 }
 
 // query runs the statement by itself.
-func (p preparedStatements) query(ctx context.Context, conn *pgconn.PgConn, sql string, parameters [][]byte) *pgconn.Result {
-	if name, ok := p[sql]; ok {
+func (p *preparedStatements) query(ctx context.Context, conn *pgconn.PgConn, sql string, parameters [][]byte) *pgconn.Result {
+	if name, ok := p.name(sql); ok {
 		return conn.ExecPrepared(ctx, name, parameters, nil, nil).Read()
 	}
 	return conn.ExecParams(ctx, sql, parameters, nil, nil, nil).Read()

@@ -115,6 +115,8 @@ CROSS JOIN LATERAL (SELECT o.id, {drains} AS draining FROM {outbox} o
 	// shardRowsSQL reads up to $3 rows of each shard in $1, in id order, above
 	// the floors in $2. The log position comes first, before any row is locked
 	// (locking writes to the log), see barrier.go.
+	// Delayed rows have to be sorted; o.id + 0 says so, or a plan that was made for
+	// an empty table walks along the primary key to save that.
 	shardRowsSQL = `
 SELECT w.lsn, s.shard, r.*
 FROM (SELECT pg_current_wal_insert_lsn() AS lsn OFFSET 0) w
@@ -129,7 +131,7 @@ CROSS JOIN LATERAL (
         UNION ALL
         SELECT * FROM (SELECT {columns} FROM {outbox} o
                        WHERE {shard} = s.shard AND {delayed} {exclude}
-                       ORDER BY o.id LIMIT $3::int {lock}) b
+                       ORDER BY o.id + 0 LIMIT $3::int {lock}) b
     ) u
     ORDER BY id LIMIT $3::int
 ) r`
@@ -150,7 +152,7 @@ CROSS JOIN LATERAL (
                            WHERE {shard} = s.shard AND {normal} AND o.id > s.floor {exclude} ORDER BY o.id LIMIT 1) a
             UNION ALL
             SELECT * FROM (SELECT o.id FROM {outbox} o
-                           WHERE {shard} = s.shard AND {delayed} {exclude} ORDER BY o.id LIMIT 1) b
+                           WHERE {shard} = s.shard AND {delayed} {exclude} ORDER BY o.id + 0 LIMIT 1) b
         ) m)
     ORDER BY o.id LIMIT $3::int {lock}
 ) r`
