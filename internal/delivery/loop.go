@@ -38,7 +38,8 @@ type Source interface {
 	// ClaimHeld is Claim for messages that Claim leaves out, because they or an
 	// earlier one of their key were refused, and whose time has come.
 	ClaimHeld(ctx context.Context, exclude source.Exclusion) (source.Batch, error)
-	// HeldDue returns when ClaimHeld is worth a call, and false while it is not.
+	// HeldDue returns when ClaimHeld is worth a call, and false while it is not. The
+	// zero time: at once, although the last call returned nothing.
 	HeldDue() (time.Time, bool)
 	// Ping reaches the database without claiming anything.
 	Ping(ctx context.Context) error

@@ -51,7 +51,7 @@ func (t *turns) wait(now, due time.Time) time.Duration {
 	if t.underWay.Load() {
 		return forever
 	}
-	if due.Before(t.notUntil) {
+	if !due.IsZero() && due.Before(t.notUntil) { // zero: the last claim found none, and was not in vain
 		due = t.notUntil
 	}
 	return max(due.Sub(now), 0)

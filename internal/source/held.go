@@ -71,6 +71,8 @@ type agenda struct {
 	mutex sync.Mutex
 	any   bool
 	next  time.Time
+	// again: the last claim of held back messages left some of its work undone.
+	again bool
 }
 
 // set takes over what the table says.
@@ -87,6 +89,13 @@ func (a *agenda) add(next time.Time) {
 	if !a.any || next.Before(a.next) {
 		a.next, a.any = next, true
 	}
+}
+
+// goOn takes over whether there may be more to do at once.
+func (a *agenda) goOn(again bool) {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	a.again = again
 }
 
 // read takes over the answer to dueSQL.
@@ -108,10 +117,15 @@ func (a *agenda) read(result *pgconn.Result) error {
 
 // HeldDue returns when the first of the held back messages is due, as far as is
 // known, and false where none is known of. Another relay's are found out about
-// when this one claims.
+// when this one claims. The zero time says that the last claim returned no
+// messages because it was busy with entries that have none, and that the next
+// one goes on with those.
 func (c *Claimer) HeldDue() (time.Time, bool) {
 	c.agenda.mutex.Lock()
 	defer c.agenda.mutex.Unlock()
+	if c.agenda.again {
+		return time.Time{}, true
+	}
 	return c.agenda.next, c.agenda.any
 }
 
@@ -119,6 +133,7 @@ func (c *Claimer) HeldDue() (time.Time, bool) {
 // tried again, and those that waited behind one that is out of the way, whose
 // keys no other claim returns.
 func (c *Claimer) ClaimHeld(ctx context.Context, exclude Exclusion) (Batch, error) {
+	c.agenda.goOn(false)
 	ctx, cancel := context.WithTimeout(ctx, c.holdTimeout())
 	defer cancel()
 	conn, err := c.pool.Acquire(ctx)
@@ -334,10 +349,15 @@ func (c *Claimer) fix(ctx context.Context, pg *pgconn.PgConn, changes entryChang
 	if commit {
 		batch.ExecParams(`COMMIT`, nil, nil, nil, nil)
 	}
-	if _, err := pg.ExecBatch(ctx, batch).ReadAll(); err != nil {
+	results, err := pg.ExecBatch(ctx, batch).ReadAll()
+	if err != nil {
 		return err
 	}
-	if commit {
+	switch {
+	case !commit:
+	case affected(results) > 0:
+		c.agenda.goOn(true) // there may be as many behind these
+	default:
 		c.agenda.add(time.Now()) // ask again
 	}
 	return nil

@@ -514,3 +514,49 @@ func TestManyHeldBackMessagesAreClaimedTogether(t *testing.T) {
 		t.Errorf("%d claims for 1,500 rows of 300 keys", claims)
 	}
 }
+
+// A skip of all that is parked leaves as many entries that nothing waits behind.
+// They do not wait for one another.
+func TestEntriesWithNothingBehindThemGoAtOnce(t *testing.T) {
+	db := pgtest.NewOutbox(t)
+	db.Exec(t, `INSERT INTO outbox_parked (id, message_id, topic, key, state, attempts, reason, error)
+SELECT i, gen_random_uuid(), 't', 'k' || i, 'draining', 1, 'r', 'e' FROM generate_series(1, 60) i`)
+	c := claimer(db.Pool, func(o *source.Options) { o.BatchSize = 10 })
+	for left := int64(60); left > 0; {
+		if batch := claimHeld(t, c); batch != nil {
+			t.Fatalf("claimed %v", sequences(batch))
+		}
+		now := int64(db.Int(t, `SELECT count(*) FROM outbox_parked`))
+		if now >= left {
+			t.Fatalf("%d entries were left, and then %d", left, now)
+		}
+		left = now
+		if due, any := c.HeldDue(); !any || !due.IsZero() {
+			t.Fatalf("%d entries are left, and the next claim is worth it from %v on (%v), not at once", left, due, any)
+		}
+		pendingIDs(t, c) // a look or a probe does not make it forget
+	}
+	if batch := claimHeld(t, c); batch != nil {
+		t.Fatalf("claimed %v", sequences(batch))
+	}
+	if due, any := c.HeldDue(); any {
+		t.Errorf("nothing is left, and the next claim is worth it from %v on", due)
+	}
+}
+
+// Where rows were held back one by one, a key has more entries than one.
+func TestKeyOfTwoEntriesAfterAnotherOrdering(t *testing.T) {
+	db := pgtest.NewOutbox(t)
+	db.Exec(t, `INSERT INTO outbox (topic, key) SELECT 't', 'a' FROM generate_series(1, 4)`,
+		`INSERT INTO outbox_parked (id, message_id, topic, key, state, attempts, reason, error) SELECT id, message_id, topic, key, 'retrying', 1, 'r', 'e' FROM outbox WHERE id IN (1, 3)`)
+	c := claimer(db.Pool, nil)
+	expect(t, "other keys", pendingIDs(t, c), []int64(nil))
+	batch := claimHeld(t, c)
+	expect(t, "head", sequences(batch), []int64{1})
+	settle(t, batch, all)
+	batch = claimHeld(t, c)
+	expect(t, "drained", sequences(batch), []int64{2, 3, 4})
+	settleAs(t, batch, outcomes{3: refused(0)})
+	expect(t, "entries", entries(t, db), "3 retrying 1")
+	expect(t, "drained", drainHeld(t, db, c), []int64{3, 4})
+}

@@ -168,6 +168,12 @@ FROM unnest($1::bigint[], $2::text[], $3::int[], $4::text[], $5::text[], $6::flo
 JOIN {outbox} o ON o.id = u.id
 WHERE p.id = u.entry`
 
+	// absorbSQL removes entries of the messages ($2) that others ($1) are about to
+	// name: they were made one by one, in another ordering than by key.
+	absorbSQL = `
+DELETE FROM {parked} p USING unnest($1::bigint[], $2::bigint[]) AS u(entry, id)
+WHERE p.id = u.id AND u.entry <> u.id`
+
 	// buryHeldSQL moves rows to the dead letters: ids, attempts, reasons, errors.
 	buryHeldSQL = `
 WITH gone AS (

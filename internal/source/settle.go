@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -193,6 +194,10 @@ func (c *changes) record(ctx context.Context, pg *pgconn.PgConn, s *statements) 
 		statement++
 	}
 	run("parked", parkSQL, len(c.parked.ids), c.parked.parameters()...)
+	if !slices.Equal(c.failed.ids, c.failed.rows) {
+		batch.ExecParams(s.expand(absorbSQL, "", ""), [][]byte{idArray(c.failed.ids), idArray(c.failed.rows)}, nil, nil, nil)
+		statement++
+	}
 	run("parked", failSQL, len(c.failed.ids), append(c.failed.parameters(), idArray(c.failed.rows))...)
 	run("moved to the dead letters", buryHeldSQL, len(c.dead.ids), idArray(c.dead.rows), intArray(c.dead.attempts), textArray(c.dead.reasons), textArray(c.dead.errors))
 	run("deleted", dropSQL, len(c.dropped), idArray(c.dropped))
