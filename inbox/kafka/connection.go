@@ -46,7 +46,7 @@ func highestVersion(key protocol.ApiKey) (version int16, known bool) {
 		return 5, true
 	case protocol.FindCoordinator:
 		return 2, true
-	case protocol.SyncGroup:
+	case protocol.SyncGroup, protocol.DescribeConfigs:
 		return 3, true
 	case protocol.Heartbeat, protocol.LeaveGroup:
 		return 0, true

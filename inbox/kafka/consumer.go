@@ -76,6 +76,14 @@ func (c *Consumer) Run(ctx context.Context) error {
 	}
 	defer c.running.Store(false)
 	defer c.cluster.close()
+	warned := make(chan struct{})
+	warning, forget := context.WithCancel(ctx)
+	go func() {
+		defer close(warned)
+		c.warnOfRetention(warning)
+	}()
+	defer func() { <-warned }()
+	defer forget()
 	m := &member{config: &c.config, cluster: c.cluster}
 	defer m.hangUp()
 	err := c.consume(ctx, m)
