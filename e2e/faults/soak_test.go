@@ -135,6 +135,6 @@ func playMix(t *testing.T, a *arena, mix time.Duration, total *injected) (commit
 	p.stage.Drain(patience)
 	p.fleet.Stop()
 	sampler.Stop()
-	duplicates = p.stage.Verify(own.duplicates)
+	duplicates = p.stage.Verify(own.duplicates + p.gaveUp())
 	return scenario.One[int](t, p.stage.Database, `SELECT count(*) FROM truth`), duplicates
 }
