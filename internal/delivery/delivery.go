@@ -62,7 +62,7 @@ func (l *Loop) exclude(now time.Time) (source.Exclusion, time.Duration, bool) {
 		if len(blocked) > 0 {
 			for _, r := range l.options.Routes.Routes() {
 				l.exclusion.Rules = append(l.exclusion.Rules, source.Rule{
-					TopicPattern: r.TopicPattern(), TypePattern: r.TypePattern(),
+					TopicPattern: r.TopicPattern(), TypePattern: r.TypePattern(), AnyType: r.AnyType(),
 					HoldBack: slices.Contains(blocked, r.Sink()),
 				})
 			}

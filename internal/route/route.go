@@ -85,6 +85,9 @@ func (r *Route) TopicPattern() string { return r.topic.Regexp() }
 // TypePattern is TopicPattern for types.
 func (r *Route) TypePattern() string { return r.typ.Regexp() }
 
+// AnyType reports whether the route matches every type.
+func (r *Route) AnyType() bool { return r.typ.MatchesAll() }
+
 // DependsOnTopic reports whether rows of different topics may have different
 // destinations.
 func (r *Route) DependsOnTopic() bool { return r.destination.UsesTopic() }

@@ -337,8 +337,8 @@ func TestExclusions(t *testing.T) {
 		"topic":        {source.Exclusion{Topics: []string{"a", "c"}}, []int64{3, 4}},
 		"key":          {source.Exclusion{Keys: []source.Key{{Topic: "a", Key: `l"\,{}`}, {Topic: "b", Key: "k"}}}, []int64{1, 4, 5, 6}},
 		"id":           {source.Exclusion{IDs: []int64{5}}, []int64{1, 2, 3, 4, 6}},
-		"rules":        {source.Exclusion{Rules: []source.Rule{{"^a$", "^.*$", false}, {"^.*$", "^X$", true}}}, []int64{1, 2, 4, 6}},
-		"all together": {source.Exclusion{Topics: []string{"a"}, Keys: []source.Key{{Topic: "b", Key: "k"}}, IDs: []int64{4}, Rules: []source.Rule{{"^c$", "^Y$", true}}}, []int64{5}},
+		"rules":        {source.Exclusion{Rules: []source.Rule{{TopicPattern: "^a$", TypePattern: "^.*$"}, {TopicPattern: "^.*$", TypePattern: "^X$", HoldBack: true}}}, []int64{1, 2, 4, 6}},
+		"all together": {source.Exclusion{Topics: []string{"a"}, Keys: []source.Key{{Topic: "b", Key: "k"}}, IDs: []int64{4}, Rules: []source.Rule{{TopicPattern: "^c$", TypePattern: "^Y$", HoldBack: true}}}, []int64{5}},
 	} {
 		for _, ordering := range []source.Ordering{source.OrderKey, source.OrderNone, source.OrderTotal} {
 			t.Run(name+"/"+string(ordering), func(t *testing.T) {

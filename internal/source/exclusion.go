@@ -27,7 +27,9 @@ type Key struct {
 type Rule struct {
 	// TopicPattern and TypePattern are anchored regular expressions.
 	TopicPattern, TypePattern string
-	HoldBack                  bool
+	// AnyType: TypePattern matches all types.
+	AnyType  bool
+	HoldBack bool
 }
 
 // sql returns the clause that excludes, beginning with AND, its first
@@ -55,9 +57,9 @@ func (e *Exclusion) sql(first int) string {
 	return b.String()
 }
 
-// heldSQL is sql for an entry p of the held back rows. While a sink that some
-// rules lead to is held back, a key is not drained whose topic they match: its
-// rows may go there.
+// heldSQL is sql for an entry p of the held back rows. The types of a key's rows
+// are not known before they are read: it is not drained while a rule holds back
+// that may be the first to match one of them.
 func (e *Exclusion) heldSQL(first int) string {
 	var b strings.Builder
 	next := first
@@ -76,11 +78,11 @@ func (e *Exclusion) heldSQL(first int) string {
 		for _, rule := range e.Rules {
 			topic, typ := parameter(), parameter()
 			fmt.Fprintf(&messages, " WHEN p.topic ~ $%d::text AND (SELECT o.type FROM {outbox} o WHERE o.id = p.id) ~ $%d::text THEN %t", topic, typ, !rule.HoldBack)
-			if rule.HoldBack {
-				fmt.Fprintf(&keys, " AND p.topic !~ $%d::text", topic)
+			if rule.HoldBack || rule.AnyType {
+				fmt.Fprintf(&keys, " WHEN p.topic ~ $%d::text THEN %t", topic, !rule.HoldBack)
 			}
 		}
-		fmt.Fprintf(&b, " AND CASE WHEN p.state = 'draining' THEN true%s ELSE CASE%s ELSE true END END", keys.String(), messages.String())
+		fmt.Fprintf(&b, " AND CASE WHEN p.state = 'draining' THEN CASE WHEN false THEN false%s ELSE true END ELSE CASE%s ELSE true END END", keys.String(), messages.String())
 	}
 	return b.String()
 }

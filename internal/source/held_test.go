@@ -429,6 +429,15 @@ func TestExclusionKeepsHeldBackMessages(t *testing.T) {
 		{"id", source.Exclusion{IDs: []int64{3}}, []int64{1, 2}, []int64{4}},
 		// Row 2 goes elsewhere because of its type; what key a has, nobody knows.
 		{"rule", source.Exclusion{Rules: mail}, []int64{2, 3}, []int64{5}},
+		// The first that matches decides: what is of the topic mail goes there.
+		{"first rule", source.Exclusion{Rules: []source.Rule{
+			{TopicPattern: "^mail$", TypePattern: "^.*$", AnyType: true},
+			{TopicPattern: "^.*$", TypePattern: "^.*$", AnyType: true, HoldBack: true},
+		}}, []int64{1, 2}, []int64{4}},
+		{"rule of a type", source.Exclusion{Rules: []source.Rule{
+			{TopicPattern: "^mail$", TypePattern: "^Sent$"},
+			{TopicPattern: "^.*$", TypePattern: "^.*$", AnyType: true, HoldBack: true},
+		}}, []int64{1}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			db := pgtest.NewOutbox(t)
