@@ -121,7 +121,8 @@ CROSS JOIN LATERAL (
 	drainedSQL = `EXISTS (SELECT FROM (SELECT p.id FROM {parked} p WHERE ` + holdsKeySQL + ` OFFSET 0) p WHERE p.id = ANY ($2::bigint[]) OFFSET 0)`
 
 	// heldReadSQL is readAroundSQL for {rows}, with the number of rows before they
-	// were bounded.
+	// were bounded. A full join cannot be a nested loop over both, which the planner
+	// takes to be short.
 	heldReadSQL = `
 WITH candidates AS MATERIALIZED (
     SELECT lsn, shard, id, topic, key, found
@@ -138,7 +139,7 @@ WITH candidates AS MATERIALIZED (
     FOR UPDATE SKIP LOCKED
 )
 SELECT c.lsn, c.shard, c.id, m.message_id, c.topic, c.key, m.type, m.payload, m.content_type, m.headers, m.created_at, m.id IS NOT NULL AS locked, c.found
-FROM candidates c LEFT JOIN mine m ON m.id = c.id
+FROM candidates c FULL JOIN mine m ON m.id = c.id
 ORDER BY c.id`
 
 	// parkSQL makes entries of refused rows: ids, states, attempts, reasons,

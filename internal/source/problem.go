@@ -62,7 +62,7 @@ func explainCode(err *pgconn.PgError) (Problem, bool) {
 	case "42703":
 		return Problem{"missing_column", "run `relay migrate`; the table was not made by it, or by an older one"}, true
 	case "42501":
-		return Problem{"missing_grant", "GRANT SELECT, UPDATE, DELETE on the outbox table and USAGE on its schema to the relay's role"}, true
+		return Problem{"missing_grant", "GRANT SELECT, UPDATE, DELETE on the outbox table, SELECT, INSERT, UPDATE, DELETE on its _parked table, SELECT, INSERT, UPDATE on its _dead_letters table, and USAGE on their schema to the relay's role"}, true
 	case "25006":
 		return readOnly, true
 	case "0A000":

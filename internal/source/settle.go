@@ -220,7 +220,7 @@ func (c *changes) record(ctx context.Context, pg *pgconn.PgConn, s *statements) 
 func (b *rowBatch) changes(outcomes []Outcome) (c changes) {
 	b.ids = b.ids[:0]
 	taken := map[Key]bool{} // keys with a refused message
-	touched, drained := map[*entry]bool{}, map[*entry]bool{}
+	touched := map[*entry]bool{}
 	for i := range b.messages {
 		m := &b.messages[i]
 		o := Outcome{Verdict: Published}
@@ -231,7 +231,6 @@ func (b *rowBatch) changes(outcomes []Outcome) (c changes) {
 		head := false
 		if b.held != nil {
 			e, head = b.held.of(m)
-			drained[e] = drained[e] || !head
 		}
 		if o.refused() && b.claimer.options.Ordering != OrderNone {
 			key := Key{Topic: m.Topic, Key: string(m.Key)}
@@ -269,12 +268,6 @@ func (b *rowBatch) changes(outcomes []Outcome) (c changes) {
 		}
 		if head {
 			b.claimer.free(e, e.id, &c.entryChanges)
-		}
-	}
-	// What drains goes to the end of the queue, so that others get their turn.
-	for e, drains := range drained {
-		if drains && !touched[e] {
-			c.postpone(e.id, 0)
 		}
 	}
 	return c
