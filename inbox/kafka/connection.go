@@ -207,10 +207,10 @@ func (c *connection) authenticate(ctx context.Context, mechanism sasl.Mechanism)
 // error the connection is closed.
 func (c *connection) roundTrip(ctx context.Context, limit time.Duration, request protocol.Message) (protocol.Message, error) {
 	if c.broken {
-		return nil, fmt.Errorf("Kafka at %s: %w", c.address, net.ErrClosed)
+		return nil, fmt.Errorf("broker %s: %w", c.address, net.ErrClosed)
 	}
 	if _, ok := c.versions[request.ApiKey()]; !ok {
-		return nil, fmt.Errorf("Kafka at %s: %w: it has no version of %s that this consumer speaks", c.address, kafkago.UnsupportedVersion, request.ApiKey())
+		return nil, fmt.Errorf("broker %s: %w: it has no version of %s that this consumer speaks", c.address, kafkago.UnsupportedVersion, request.ApiKey())
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
@@ -230,7 +230,7 @@ func (c *connection) roundTrip(ctx context.Context, limit time.Duration, request
 		if cut {
 			return nil, context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("Kafka at %s: %s: %w", c.address, request.ApiKey(), err)
+		return nil, fmt.Errorf("broker %s: %s: %w", c.address, request.ApiKey(), err)
 	}
 	return response, nil
 }
