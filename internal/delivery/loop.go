@@ -80,6 +80,8 @@ type Loop struct {
 	pinged time.Time
 
 	turns turns
+	// heldOutage is of held back messages alone.
+	heldOutage outage
 
 	mutex     sync.Mutex
 	holds     *holds
@@ -99,6 +101,9 @@ func New(options Options) *Loop {
 		wake:    make(chan struct{}, 1),
 		slots:   make(chan struct{}, options.Workers),
 		holds:   newHolds(),
+		heldOutage: outage{
+			backoff: options.Failures.Backoff, logger: options.Logger, what: "the outbox's held back messages",
+		},
 	}
 	if l.options.Observer == nil {
 		l.options.Observer = nobody{}
@@ -166,7 +171,7 @@ func (l *Loop) Run(ctx context.Context) {
 // claimAll claims batch after batch until ctx ends.
 func (l *Loop) claimAll(ctx, publishing context.Context) {
 	pace := pace{pollInterval: l.options.PollInterval}
-	database := outage{backoff: l.options.Failures.Backoff, logger: l.options.Logger}
+	database := outage{backoff: l.options.Failures.Backoff, logger: l.options.Logger, what: "the outbox"}
 	defer l.turned.Store(0)
 	for {
 		l.turned.Store(time.Now().UnixNano())
@@ -234,14 +239,26 @@ func (l *Loop) claim(ctx context.Context) (batch source.Batch, held bool, wait t
 		return nil, false, wait, l.options.Source.Ping(ctx)
 	}
 	due, any := l.options.Source.HeldDue()
-	if any && l.turns.held(now, due) {
-		batch, err = l.options.Source.ClaimHeld(ctx, exclusion)
-		l.turns.claimed(time.Now(), batch != nil)
-		if batch != nil || err != nil {
-			return batch, true, wait, err
+	tried := any && l.turns.held(now, due)
+	var heldErr error
+	if tried {
+		began := time.Now()
+		batch, heldErr = l.options.Source.ClaimHeld(ctx, exclusion)
+		if heldErr != nil {
+			l.turns.failed(began, time.Now())
+		} else {
+			l.turns.claimed(time.Now(), batch != nil)
+			l.heldOutage.over()
+		}
+		if batch != nil || ctx.Err() != nil {
+			return batch, true, wait, heldErr
 		}
 	}
+	// What is held back may fail by itself, and nobody else waits for that.
 	batch, err = l.options.Source.Claim(ctx, exclusion)
+	if heldErr != nil && err == nil { // or it is the same for both, and the caller tells
+		l.heldOutage.failed(heldErr)
+	}
 	if due, any = l.options.Source.HeldDue(); any {
 		wait = min(wait, l.turns.wait(time.Now(), due))
 	}

@@ -10,8 +10,10 @@ import (
 // outage is the state of the database as the loop sees it: it logs each change
 // once, and backs off.
 type outage struct {
-	backoff  Backoff
-	logger   *slog.Logger
+	backoff Backoff
+	logger  *slog.Logger
+	// what cannot be read.
+	what     string
 	failures int
 	problem  string
 	since    time.Time
@@ -26,7 +28,7 @@ func (o *outage) failed(err error) time.Duration {
 	problem := source.Explain(err)
 	if problem.Kind != o.problem {
 		o.problem = problem.Kind
-		o.logger.Error("the outbox cannot be read; nothing is lost, it is tried until it can",
+		o.logger.Error(o.what+" cannot be read; nothing is lost, it is tried until it can",
 			"problem", problem.Kind, "error", err, "remedy", problem.Remedy)
 	}
 	return min(o.backoff.pause(o.failures), maxDatabasePause)
@@ -35,7 +37,7 @@ func (o *outage) failed(err error) time.Duration {
 // over tells that the database answered.
 func (o *outage) over() {
 	if o.failures > 0 {
-		o.logger.Info("the outbox can be read again", "after", time.Since(o.since).Round(time.Millisecond).String(), "attempts", o.failures)
+		o.logger.Info(o.what+" can be read again", "after", time.Since(o.since).Round(time.Millisecond).String(), "attempts", o.failures)
 	}
 	o.failures, o.problem = 0, ""
 }

@@ -246,3 +246,29 @@ func TestRefusalThatCannotBeRecordedWaitsInMemory(t *testing.T) {
 		}
 	})
 }
+
+// Claims of held back messages fail, and the others do not: a privilege on their
+// table is missing, say.
+func TestHeldBackMessagesThatCannotBeClaimedHinderNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := newTable(100)
+		bad := table.insert("orders", "a")
+		r := start(t, table, func(_ *Options, r *relay) { r.main.refuse = refuseIDs(errRefused, bad) })
+		time.Sleep(time.Second)
+		expect(t, "entries", len(table.held()), 1)
+		table.setHeldFault(errors.New("broken"))
+		time.Sleep(10 * time.Minute)
+		for range 3 {
+			table.insert("orders", "b")
+			time.Sleep(time.Second)
+			expect(t, "pending", table.pending(), of(bad))
+		}
+		expect(t, "lines", len(r.journal.having("held back messages cannot be read")), 1)
+		expect(t, "lines", len(r.journal.having("the outbox cannot be read")), 0)
+		table.setHeldFault(nil)
+		r.main.set(func(b *broker) { b.refuse = nil })
+		time.Sleep(time.Minute)
+		expect(t, "pending", table.pending(), of())
+		expect(t, "lines", len(r.journal.having("held back messages can be read again")), 1)
+	})
+}

@@ -16,14 +16,16 @@ import (
 // would on command. A claim takes pending rows in order and, while it is open,
 // locks their keys.
 type table struct {
-	mutex   sync.Mutex
-	batch   int // rows per claim
-	rows    []*row
-	claims  []time.Time // one per claim that was asked for
-	pings   int
-	open    int // claims that are neither settled nor released
-	fault   error
-	settles error
+	mutex  sync.Mutex
+	batch  int // rows per claim
+	rows   []*row
+	claims []time.Time // one per claim that was asked for
+	pings  int
+	open   int // claims that are neither settled nor released
+	fault  error
+	// heldFault is of ClaimHeld alone.
+	heldFault error
+	settles   error
 	// unrecorded is what Settle answers that has refused messages to record.
 	unrecorded error
 	patterns   map[string]*regexp.Regexp
@@ -74,6 +76,12 @@ func (t *table) setFault(err error) {
 	t.mutex.Lock()
 	defer t.mutex.Unlock()
 	t.fault = err
+}
+
+func (t *table) setHeldFault(err error) {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	t.heldFault = err
 }
 
 func (t *table) pending() (ids []int64) {
@@ -175,8 +183,8 @@ func (t *table) held() map[int64]source.Failures {
 func (t *table) ClaimHeld(_ context.Context, exclude source.Exclusion) (source.Batch, error) {
 	t.mutex.Lock()
 	defer t.mutex.Unlock()
-	if t.fault != nil {
-		return nil, t.fault
+	if err := errors.Join(t.fault, t.heldFault); err != nil {
+		return nil, err
 	}
 	b := &memoryBatch{table: t}
 	for id, e := range t.entries {

@@ -11,6 +11,9 @@ const (
 	// doubles up to heldPauseMax.
 	heldPause    = 5 * time.Millisecond
 	heldPauseMax = time.Second
+	// heldShare bounds what claims of held back messages may take that fail, since
+	// the others wait for them: one part in so many.
+	heldShare = 5
 )
 
 // turns decides when it is the turn of messages that were held back: not twice
@@ -41,6 +44,12 @@ func (t *turns) claimed(now time.Time, any bool) {
 	}
 	t.pause = min(max(2*t.pause, heldPause), heldPauseMax)
 	t.notUntil = now.Add(t.pause)
+}
+
+// failed tells that a claim of held back messages failed.
+func (t *turns) failed(began, now time.Time) {
+	t.claimed(now, false)
+	t.notUntil = now.Add(max(t.pause, heldShare*now.Sub(began)))
 }
 
 // ended tells that the batch under way was settled.
