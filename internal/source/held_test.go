@@ -535,7 +535,7 @@ SELECT i, gen_random_uuid(), 't', 'k' || i, 'draining', 1, 'r', 'e' FROM generat
 		if batch := claimHeld(t, c); batch != nil {
 			t.Fatalf("claimed %v", sequences(batch))
 		}
-		now := int64(db.Int(t, `SELECT count(*) FROM outbox_parked`))
+		now := db.Int(t, `SELECT count(*) FROM outbox_parked`)
 		if now >= left {
 			t.Fatalf("%d entries were left, and then %d", left, now)
 		}
@@ -568,4 +568,62 @@ func TestKeyOfTwoEntriesAfterAnotherOrdering(t *testing.T) {
 	settleAs(t, batch, outcomes{3: refused(0)})
 	expect(t, "entries", entries(t, db), "3 retrying 1")
 	expect(t, "drained", drainHeld(t, db, c), []int64{3, 4})
+}
+
+// Keys that never run dry, in more shards than a claim takes, do not keep the
+// others from going on.
+func TestKeysThatNeverRunDryDoNotStarveOthers(t *testing.T) {
+	db := pgtest.NewOutbox(t)
+	db.Exec(t, `INSERT INTO outbox (topic, key) SELECT 't', 'k' || i % 64 FROM generate_series(1, 640) i`,
+		`INSERT INTO outbox_parked (id, message_id, topic, key, state, attempts, reason, error)
+SELECT -i, gen_random_uuid(), 't', 'k' || i, 'draining', 1, 'r', 'e' FROM generate_series(0, 63) i`)
+	c := claimer(db.Pool, func(o *source.Options) { o.BatchSize = 64 })
+	got := map[string]bool{}
+	for round := 0; len(got) < 64; round++ {
+		if round == 300 {
+			t.Fatalf("%d of 64 keys went on", len(got))
+		}
+		batch := claimHeld(t, c)
+		if batch == nil {
+			continue
+		}
+		for _, m := range batch.Messages() {
+			got[string(m.Key)] = true
+			db.Exec(t, fmt.Sprintf(`INSERT INTO outbox (topic, key) VALUES ('t', '%s')`, m.Key))
+		}
+		settle(t, batch, all)
+	}
+}
+
+// What comes while the last rows that waited are published is nothing that
+// waits: a key that is never idle is drained all the same.
+func TestDrainEndsWithTheRowsThatWaited(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		size int
+		as   outcomes
+		want string
+	}{
+		{"all published", 100, nil, ""},
+		{"one given up", 100, outcomes{4: {Verdict: source.Dead, Attempts: 1, Reason: "r", Error: "e"}}, ""},
+		{"one in the middle given up", 100, outcomes{3: {Verdict: source.Dead, Attempts: 1, Reason: "r", Error: "e"}}, "1 draining 1"},
+		{"one given back", 100, outcomes{4: {}}, "1 draining 1"},
+		{"one refused", 100, outcomes{4: refused(0)}, "4 retrying 1"},
+		{"more than a batch", 3, nil, "1 draining 1"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			db := pgtest.NewOutbox(t)
+			db.Exec(t, `INSERT INTO outbox (topic, key) SELECT 't', 'a' FROM generate_series(1, 4)`)
+			c := claimer(db.Pool, func(o *source.Options) { o.BatchSize = test.size })
+			settleAs(t, claim(t, c, source.Exclusion{}), outcomes{1: refused(0)})
+			settle(t, claimHeld(t, c), all)
+			batch := claimHeld(t, c)
+			db.Exec(t, `INSERT INTO outbox (topic, key) VALUES ('t', 'a')`)
+			settleAs(t, batch, test.as)
+			expect(t, "entries", entries(t, db), test.want)
+			if test.want == "" {
+				expect(t, "claimed by all", pendingIDs(t, c), []int64{5})
+			}
+		})
+	}
 }

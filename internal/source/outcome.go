@@ -6,20 +6,20 @@ import "time"
 type Verdict uint8
 
 const (
-	// GivenBack: the message was not tried, or nobody knows what became of it. It
-	// stays as it was, to be claimed again.
+	// GivenBack means that the message was not tried, or that nobody knows what
+	// became of it. It stays as it was, to be claimed again.
 	GivenBack Verdict = iota
-	// Published: the broker acknowledged it.
+	// Published means that the broker acknowledged it.
 	Published
-	// Retrying: the broker refused it, and it holds back its key until it was tried
-	// again.
+	// Retrying means that the broker refused it, and that it holds back its key
+	// until it was tried again.
 	Retrying
 	// Parked is Retrying, but it was refused as often as the policy allows: it
 	// counts as parked, for an operator to see.
 	Parked
-	// Dead: it is given up, moves to the dead letters, and its key goes on.
+	// Dead means that it is given up, moves to the dead letters, and its key goes on.
 	Dead
-	// Dropped: it is given up and deleted, and its key goes on.
+	// Dropped means that it is given up and deleted, and its key goes on.
 	Dropped
 )
 
