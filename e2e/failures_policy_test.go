@@ -42,6 +42,44 @@ func TestFailurePolicies(t *testing.T) {
 	}
 }
 
+// A dead letter's copy says why, carries what the message carried, and is
+// published before the row moves: while nobody takes it the row waits.
+func TestDeadLettersAreCopiedToATopic(t *testing.T) {
+	t.Parallel()
+	stage, topic := poisonable(t, scenario.Settings{
+		"failures.policy": "dead_letter", "failures.dead_letter.sink": "main", "failures.dead_letter.destination": "{topic}.dead",
+	})
+	a := insert(stage, topic, "a", "1", tooLarge, "3")
+	relay := stage.Start()
+	published(t, stage, a[0])
+	scenario.Await(t, 60*time.Second, "the message that waits for its copy", func() (bool, string) {
+		n := scenario.One[int](t, stage.Database, `SELECT count(*) FROM outbox_parked WHERE id = $1 AND state = 'retrying' AND error LIKE '%its copy could not be published%'`, a[1].ID)
+		return n == 1, relay.Log()
+	})
+	if n := scenario.One[int](t, stage.Database, `SELECT count(*) FROM outbox_dead_letters`); n != 0 {
+		t.Errorf("%d dead letters although the topic of their copies is missing", n)
+	}
+	createKafkaTopic(t, topic+".dead")
+	published(t, stage, a[2])
+	relay.Stop()
+	if n := scenario.One[int](t, stage.Database, `SELECT count(*) FROM outbox_dead_letters WHERE id = $1 AND octet_length(payload) = 5000`, a[1].ID); n != 1 {
+		t.Errorf("%d dead letters, want 1", n)
+	}
+	records, err := scenario.ReadKafkaTopics(t, kafkaBrokers(), []string{topic + ".dead"}, 3).Records(t.Context())
+	try(t, err)
+	if len(records) != 1 {
+		t.Fatalf("%d copies, want 1", len(records))
+	}
+	copied := records[0]
+	if copied.MessageID != a[1].MessageID || copied.Key != "a" || string(copied.Payload) != tooLarge {
+		t.Errorf("the copy is of message %s, key %s, %d bytes", copied.MessageID, copied.Key, len(copied.Payload))
+	}
+	if copied.Headers["dead-letter-reason"] != "message_too_large" || copied.Headers["dead-letter-topic"] != topic ||
+		copied.Headers["dead-letter-attempts"] == "" || copied.Headers["dead-letter-error"] == "" {
+		t.Errorf("the copy's headers are %v", copied.Headers)
+	}
+}
+
 // A message that might get through another time is tried as often as
 // max_attempts says, and what the broker's absence costs does not count.
 func TestMessageIsTriedAsOftenAsItMay(t *testing.T) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"github.com/outboxrelay/relay/internal/config"
 	"github.com/outboxrelay/relay/internal/delivery"
 	"github.com/outboxrelay/relay/internal/route"
+	"github.com/outboxrelay/relay/internal/route/pattern"
 	"github.com/outboxrelay/relay/internal/source"
 )
 
@@ -61,6 +63,10 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 			logger.Warn("a sink did not close cleanly", "error", err)
 		}
 	}()
+	copies, err := newCopies(c.Failures.DeadLetter)
+	if err != nil {
+		return err
+	}
 	registry := prometheus.NewRegistry()
 	meter := newMeter(registry, c)
 	loop := delivery.New(delivery.Options{
@@ -82,6 +88,7 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 			MaxAttempts: c.Failures.MaxAttempts,
 			Backoff:     delivery.Backoff(c.Failures.Backoff),
 		},
+		Copies:          copies,
 		ShutdownTimeout: c.ShutdownTimeout,
 		Logger:          logger,
 		Observer:        meter,
@@ -130,6 +137,15 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 	loop.Run(ctx)
 	logger.Info("relay stopped")
 	return nil
+}
+
+// newCopies compiles where copies of dead letters go.
+func newCopies(d config.DeadLetter) (delivery.Copies, error) {
+	template, err := pattern.ParseTemplate(d.Destination)
+	if err != nil {
+		return delivery.Copies{}, fmt.Errorf("failures.dead_letter.destination: %w", err)
+	}
+	return delivery.Copies{Sink: d.Sink, Exchange: d.Exchange, Destination: template.Expand}, nil
 }
 
 // newPool makes the pool of connections; it does not dial yet.

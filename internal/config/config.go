@@ -97,9 +97,19 @@ type Match struct {
 
 // Failures is what happens to a message that the broker refuses.
 type Failures struct {
-	Policy      string  `yaml:"policy"`
-	MaxAttempts int     `yaml:"max_attempts"`
-	Backoff     Backoff `yaml:"backoff"`
+	Policy      string     `yaml:"policy"`
+	MaxAttempts int        `yaml:"max_attempts"`
+	Backoff     Backoff    `yaml:"backoff"`
+	DeadLetter  DeadLetter `yaml:"dead_letter"`
+}
+
+// DeadLetter is where a copy of each message is published that a relay moves to
+// the dead letters; an empty Sink turns that off.
+type DeadLetter struct {
+	Sink string `yaml:"sink"`
+	// Destination is a template as in a route.
+	Destination string `yaml:"destination"`
+	Exchange    string `yaml:"exchange"`
 }
 
 // Backoff is the pause between attempts.

@@ -38,6 +38,7 @@ func Default() *Config {
 				Multiplier: 2,
 				Jitter:     0.2,
 			},
+			DeadLetter: DeadLetter{Destination: "dead.{topic}"},
 		},
 		Headers:         sinks.StylePlain,
 		Source:          "/outbox",

@@ -106,7 +106,8 @@ func TestDefaultsOfTheContract(t *testing.T) {
 		},
 		Failures: Failures{
 			Policy: "park", MaxAttempts: 5,
-			Backoff: Backoff{Initial: 200 * time.Millisecond, Max: 30 * time.Second, Multiplier: 2, Jitter: 0.2},
+			Backoff:    Backoff{Initial: 200 * time.Millisecond, Max: 30 * time.Second, Multiplier: 2, Jitter: 0.2},
+			DeadLetter: DeadLetter{Destination: "dead.{topic}"},
 		},
 		Headers: sinks.StylePlain, Source: "/outbox", HTTP: HTTP{Listen: "127.0.0.1:9464"},
 		Log: Log{Level: "info", Format: "auto"}, ShutdownTimeout: 30 * time.Second,

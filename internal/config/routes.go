@@ -42,6 +42,19 @@ func (d *document) validateRoutes(c *Config) {
 	}
 }
 
+// validateDeadLetter checks where copies of dead letters go like a route that
+// is left out where there is no sink.
+func (d *document) validateDeadLetter(copies DeadLetter, sinks map[string]Sink) {
+	const path = "failures.dead_letter"
+	if copies.Sink == "" {
+		if copies.Exchange != "" {
+			d.errorf(path+".sink", "is missing, and exchange is given; name the sink that copies of dead letters go to")
+		}
+		return
+	}
+	d.validateTarget(path, Route{Sink: copies.Sink, Destination: copies.Destination, Exchange: copies.Exchange}, sinks)
+}
+
 func (d *document) validateTarget(path string, route Route, sinks map[string]Sink) {
 	sink, ok := sinks[route.Sink]
 	switch known := slices.Sorted(maps.Keys(sinks)); {

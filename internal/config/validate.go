@@ -39,6 +39,7 @@ func (d *document) validate(c *Config) {
 	d.validateSinks(c)
 	d.validateRoutes(c)
 	d.validateFailures(c.Failures)
+	d.validateDeadLetter(c.Failures.DeadLetter, c.Sinks)
 	d.oneOf("headers", string(c.Headers), string(sinks.StylePlain), string(sinks.StyleCloudEvents), string(sinks.StyleDebezium))
 	if _, err := url.Parse(c.Source); err != nil || c.Source == "" || strings.ContainsFunc(c.Source, isSpaceOrControl) {
 		d.errorf("source", "%s is not a URI; CloudEvents wants one, such as /outbox or https://example.com/orders", d.show("source", c.Source))

@@ -199,7 +199,9 @@ func (l *Loop) deliver(ctx context.Context, d *delivery) {
 	for i, p := range d.parcels {
 		l.judge(d, p, results[i], ctx.Err() != nil)
 	}
-	l.settle(context.WithoutCancel(ctx), d, l.decide(d))
+	outcomes := l.decide(d)
+	l.copyDead(publishing, d, outcomes)
+	l.settle(context.WithoutCancel(ctx), d, outcomes)
 }
 
 // judge takes a sink's results over and tells its gate, unless they are what

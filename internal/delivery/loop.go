@@ -57,6 +57,8 @@ type Options struct {
 	// TotalOrder: a message that fails holds back all others.
 	TotalOrder bool
 	Failures   Failures
+	// Copies are published of dead letters.
+	Copies Copies
 	// ShutdownTimeout bounds what is under way when Run's context ends.
 	ShutdownTimeout time.Duration
 	Logger          *slog.Logger

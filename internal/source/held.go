@@ -33,6 +33,8 @@ type entry struct {
 	key      Key
 	keyed    bool
 	shard    int64
+	// last: the batch has all that waited behind it.
+	last bool
 }
 
 // heldBatch is what a batch of held back messages has besides: the entries that
@@ -280,10 +282,15 @@ func (c *Claimer) sift(batch *rowBatch, perShard int, fixes *entryChanges) {
 			c.free(e, id, fixes)
 		}
 	}
-	for _, e := range held.keys {
+	for key, e := range held.keys {
 		// This read's snapshot is of a later transaction than the one that began to
-		// drain, and sees nothing that is left: see docs/design.md.
-		if !has[e] && held.shards[e.shard] < perShard {
+		// drain, and nothing is left of what it sees: see docs/design.md.
+		if held.shards[e.shard] >= perShard {
+			continue
+		}
+		if _, out := batch.leftOut[key]; has[e] && !out {
+			e.last = true
+		} else if !has[e] {
 			fixes.forget = append(fixes.forget, e.id)
 		}
 	}

@@ -52,7 +52,8 @@ WHERE (SELECT EXISTS (SELECT FROM {parked} p WHERE p.id IS NOT NULL))`
 	firstSQL = `(p.key IS NULL OR NOT EXISTS (
     SELECT FROM {parked} q WHERE hashtextextended(q.key, 0) = hashtextextended(p.key, 0) AND q.key = p.key AND q.topic = p.topic AND q.id < p.id OFFSET 0))`
 
-	// lockHeldKeySQL locks the shards of due entries, 16 at most, and returns up
+	// lockHeldKeySQL locks the shards of due entries, 16 of them at random, so that
+	// keys that never run dry do not keep the others from going on, and returns up
 	// to $2 such entries, the one that waits longest first. $1: the lock's class.
 	lockHeldKeySQL = `
 WITH due AS MATERIALIZED (
@@ -62,7 +63,7 @@ WITH due AS MATERIALIZED (
     ORDER BY p.next_retry_at LIMIT 4 * $2::int
 ), mine AS MATERIALIZED (
     SELECT s.shard
-    FROM (SELECT d.shard FROM due d GROUP BY d.shard ORDER BY min(d.next_retry_at) OFFSET 0) s
+    FROM (SELECT d.shard FROM due d GROUP BY d.shard ORDER BY random() OFFSET 0) s
     WHERE pg_try_advisory_xact_lock($1::int, s.shard)
     LIMIT 16
 )

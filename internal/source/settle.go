@@ -221,6 +221,7 @@ func (b *rowBatch) changes(outcomes []Outcome) (c changes) {
 	b.ids = b.ids[:0]
 	taken := map[Key]bool{} // keys with a refused message
 	touched := map[*entry]bool{}
+	left := map[*entry]bool{} // entries with a message that stays
 	for i := range b.messages {
 		m := &b.messages[i]
 		o := Outcome{Verdict: Published}
@@ -256,10 +257,11 @@ func (b *rowBatch) changes(outcomes []Outcome) (c changes) {
 				c.parked.add(m.Sequence, m.Sequence, &o)
 			} else {
 				c.failed.add(e.id, m.Sequence, &o)
-				touched[e] = true
+				touched[e], left[e] = true, true
 			}
 			continue
 		case GivenBack:
+			left[e] = true
 			if e != nil && !touched[e] && o.RetryIn > 0 {
 				c.postpone(e.id, o.RetryIn)
 				touched[e] = true
@@ -268,6 +270,13 @@ func (b *rowBatch) changes(outcomes []Outcome) (c changes) {
 		}
 		if head {
 			b.claimer.free(e, e.id, &c.entryChanges)
+		}
+	}
+	if b.held != nil {
+		for _, e := range b.held.keys {
+			if e.last && !left[e] {
+				c.forget = append(c.forget, e.id)
+			}
 		}
 	}
 	return c

@@ -1,0 +1,98 @@
+package delivery
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/outboxrelay/relay/internal/source"
+	"github.com/outboxrelay/relay/sinks"
+)
+
+// The headers of a dead letter's copy, beside its own.
+const (
+	headerDeadReason   = "dead-letter-reason"
+	headerDeadError    = "dead-letter-error"
+	headerDeadAttempts = "dead-letter-attempts"
+	headerDeadTopic    = "dead-letter-topic"
+)
+
+// maxCopyError bounds the error in a header, in bytes: RabbitMQ's headers have
+// to fit into one frame.
+const maxCopyError = 1000
+
+// Copies say where a copy of each message is published that is moved to the
+// dead letters, for those who would rather consume than ask the database.
+type Copies struct {
+	// Sink is its name; empty: no copies are published.
+	Sink string
+	// Exchange is RabbitMQ's; empty: the sink's own.
+	Exchange string
+	// Destination makes a message's destination of its topic, type and key.
+	Destination func(topic, typ string, key []byte) string
+}
+
+// copyDead publishes a copy of each message that is about to become a dead
+// letter. One whose copy nobody took is not moved now but tried again later,
+// like a message that was refused; one whose copy was refused is moved without:
+// the table has it.
+func (l *Loop) copyDead(ctx context.Context, d *delivery, outcomes []source.Outcome) {
+	if l.options.Copies.Sink == "" {
+		return
+	}
+	var copies []sinks.Message
+	var indexes []int
+	for i := range outcomes {
+		if outcomes[i].Verdict == source.Dead {
+			copies = append(copies, l.deadCopy(&d.batch.Messages()[i], &outcomes[i]))
+			indexes = append(indexes, i)
+		}
+	}
+	if len(copies) == 0 {
+		return
+	}
+	gate := l.gates[l.options.Copies.Sink]
+	if !gate.passes() {
+		for _, i := range indexes {
+			l.postponeDeath(&outcomes[i], "the sink of its copy is away")
+		}
+		return
+	}
+	for n, err := range gate.publisher.Publish(ctx, copies) {
+		switch {
+		case err == nil:
+		case sinks.ScopeOf(err) == sinks.ScopeMessage:
+			l.options.Logger.Warn("the copy of a dead letter was refused; it is in the table of dead letters alone",
+				"topic", copies[n].Topic, "id", copies[n].Sequence, "message_id", uuid(copies[n].ID),
+				"destination", copies[n].Destination, "reason", sinks.ReasonOf(err), "error", err)
+		default:
+			l.postponeDeath(&outcomes[indexes[n]], "its copy could not be published: "+err.Error())
+		}
+	}
+}
+
+// deadCopy is what is published of a dead letter.
+func (l *Loop) deadCopy(m *sinks.Message, o *source.Outcome) sinks.Message {
+	c := *m
+	c.Destination = l.options.Copies.Destination(m.Topic, m.Type, m.Key)
+	c.Exchange = l.options.Copies.Exchange
+	c.InSequence = false
+	about := []sinks.Header{
+		{Name: headerDeadReason, Value: o.Reason},
+		{Name: headerDeadError, Value: strings.ToValidUTF8(o.Error[:min(len(o.Error), maxCopyError)], "")},
+		{Name: headerDeadAttempts, Value: strconv.Itoa(o.Attempts)},
+		{Name: headerDeadTopic, Value: m.Topic},
+	}
+	c.Headers = slices.DeleteFunc(slices.Clone(m.Headers), func(h sinks.Header) bool {
+		return slices.ContainsFunc(about, func(a sinks.Header) bool { return a.Name == h.Name })
+	})
+	c.Headers = append(c.Headers, about...)
+	return c
+}
+
+// postponeDeath lets a message wait that should have become a dead letter.
+func (l *Loop) postponeDeath(o *source.Outcome, why string) {
+	o.Verdict, o.RetryIn = source.Retrying, l.options.Failures.Backoff.pause(o.Attempts)
+	o.Error += "; it waits to become a dead letter, since " + why
+}
