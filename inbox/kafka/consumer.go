@@ -29,6 +29,8 @@ type Consumer struct {
 	running  atomic.Bool
 	current  atomic.Pointer[progress]
 	assigned atomic.Int64
+	// asked: how long the topics keep records was asked in this Run.
+	asked bool
 }
 
 // New checks the configuration and fills in what it leaves open. It reaches
@@ -76,14 +78,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	}
 	defer c.running.Store(false)
 	defer c.cluster.close()
-	warned := make(chan struct{})
-	warning, forget := context.WithCancel(ctx)
-	go func() {
-		defer close(warned)
-		c.warnOfRetention(warning)
-	}()
-	defer func() { <-warned }()
-	defer forget()
+	c.asked = false
 	m := &member{config: &c.config, cluster: c.cluster}
 	defer m.hangUp()
 	err := c.consume(ctx, m)

@@ -65,6 +65,10 @@ func (c *Consumer) serve(ctx context.Context, m *member, assigned *assignment) e
 	g.announce()
 
 	var workers sync.WaitGroup
+	if !c.asked {
+		c.asked = true
+		workers.Go(func() { c.warnOfRetention(g.ended) })
+	}
 	for id, committed := range assigned.partitions {
 		p := &partition{
 			consumer: c, id: id, progress: g.progress,

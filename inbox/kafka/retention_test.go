@@ -1,32 +1,12 @@
 package kafka_test
 
 import (
-	"bytes"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 )
-
-// logText is a log that can be read while it is written.
-type logText struct {
-	mutex sync.Mutex
-	text  bytes.Buffer
-}
-
-func (l *logText) Write(p []byte) (int, error) {
-	l.mutex.Lock()
-	defer l.mutex.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logText) String() string {
-	l.mutex.Lock()
-	defer l.mutex.Unlock()
-	return l.text.String()
-}
 
 func TestTopicThatKeepsRecordsLongerThanTheInboxIsWarnedOf(t *testing.T) {
 	const warning = "keeps records longer than the inbox keeps their ids"
@@ -44,8 +24,8 @@ func TestTopicThatKeepsRecordsLongerThanTheInboxIsWarnedOf(t *testing.T) {
 			s := newStage(t, 1, test.setting)
 			config := s.config(effect)
 			config.Inbox.Retention = test.inbox
-			var log logText
-			config.Logger = newLogger(&log)
+			log := &syncBuffer{}
+			config.Logger = newLogger(log)
 			s.publish(0, 1, 1)
 			consumer := start(t, config)
 			s.awaitEffects(1)

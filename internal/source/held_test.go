@@ -475,6 +475,28 @@ func TestRefusalsThatCannotBeRecordedKeepTheMarks(t *testing.T) {
 	expect(t, "claimed again", pendingIDs(t, c), []int64{2})
 }
 
+// An operator's transaction that holds an entry may last; the marks do not wait
+// for it as long as settling may take.
+func TestEntryThatAnOperatorHoldsDoesNotCostTheMarks(t *testing.T) {
+	db := pgtest.NewOutbox(t)
+	db.Exec(t, `INSERT INTO outbox (topic, key) VALUES ('t', 'a'), ('t', 'a')`)
+	c := claimer(db.Pool, nil)
+	batch := claim(t, c, source.Exclusion{})
+	operator, err := db.Pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = operator.Rollback(context.WithoutCancel(t.Context())) }()
+	if _, err := operator.Exec(t.Context(), `LOCK TABLE outbox_parked IN EXCLUSIVE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	err = batch.Settle(t.Context(), []source.Outcome{{Verdict: source.Published}, refused(0)})
+	if _, ok := errors.AsType[*source.UnrecordedError](err); !ok {
+		t.Errorf("got %v, want an UnrecordedError", err)
+	}
+	expect(t, "pending", db.Int(t, `SELECT min(id) FROM outbox WHERE published_at IS NULL`), 2)
+}
+
 func TestHeadersThatAreNoObjectRefuseTheirRow(t *testing.T) {
 	db := pgtest.NewOutbox(t)
 	db.Exec(t, `ALTER TABLE outbox DROP CONSTRAINT outbox_headers_are_strings`,

@@ -203,7 +203,10 @@ SET attempts = excluded.attempts, reason = excluded.reason, error = excluded.err
 	// dropSQL deletes rows that are given up.
 	dropSQL = `DELETE FROM {outbox} o WHERE o.id = ANY ($1::bigint[])`
 
-	savepointSQL   = `SAVEPOINT published`
+	savepointSQL = `SAVEPOINT published`
+	// recordWaitSQL bounds the wait for an entry that an operator's transaction
+	// holds, so that it does not take the marks of what was published with it.
+	recordWaitSQL  = `SET LOCAL lock_timeout = '2s'`
 	toSavepointSQL = `ROLLBACK TO SAVEPOINT published`
 
 	// postponeSQL lets entries wait for so many seconds.

@@ -62,6 +62,7 @@ func (b *rowBatch) settle(ctx context.Context, outcomes []Outcome) error {
 		// A savepoint, so that a missing privilege on the tables of failures, say,
 		// does not take back the marks of what was published.
 		batch.ExecParams(savepointSQL, nil, nil, nil, nil)
+		batch.ExecParams(recordWaitSQL, nil, nil, nil, nil)
 		results, err := pg.ExecBatch(ctx, batch).ReadAll()
 		if err != nil {
 			return fmt.Errorf("mark %d rows of %s: %w", len(b.ids), b.claimer.statements.outbox, err)
