@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
+
 	"github.com/outboxrelay/relay/e2e/proxy"
 	"github.com/outboxrelay/relay/e2e/scenario"
 	"github.com/outboxrelay/relay/e2e/servers"
@@ -17,21 +19,51 @@ import (
 // partitions is how many a topic has at first, so that each broker leads some.
 const partitions = 6
 
-// arena is the servers that scenarios break, each behind a proxy.
+// arena is the servers that scenarios break, each behind a proxy: PostgreSQL, and
+// either a Kafka cluster or a RabbitMQ node.
 type arena struct {
 	postgres *servers.Postgres
 	database *proxy.Proxy
 	cluster  *servers.KafkaCluster
+	rabbit   *servers.RabbitMQ
 	// brokers are the brokers' proxies, in the order of the brokers.
 	brokers []*proxy.Proxy
 }
 
-// startArena starts the servers of a test and its subtests.
-func startArena(t *testing.T) *arena {
+// startKafkaArena starts the servers of a test and its subtests.
+func startKafkaArena(t *testing.T) *arena {
 	t.Helper()
 	a := &arena{}
-	var addresses []string
-	for range 3 {
+	addresses := a.listen(t, 3)
+	a.start(t, func() (err error) {
+		a.cluster, err = servers.StartKafkaCluster(t.Context(), servers.KafkaClusterOptions{Proxies: addresses})
+		return err
+	})
+	servers.CleanUp(t, a.cluster)
+	for i, node := range a.cluster.Nodes() {
+		a.brokers[i].Forward(node.ProxiedAddress())
+	}
+	return a
+}
+
+// startRabbitArena is startKafkaArena with RabbitMQ.
+func startRabbitArena(t *testing.T) *arena {
+	t.Helper()
+	a := &arena{}
+	a.listen(t, 1)
+	a.start(t, func() (err error) {
+		a.rabbit, err = servers.StartRabbitMQ(t.Context(), servers.RabbitMQOptions{})
+		return err
+	})
+	servers.CleanUp(t, a.rabbit)
+	a.brokers[0].Forward(hostOf(t, a.rabbit.URL("/")))
+	return a
+}
+
+// listen makes the proxies of brokers and returns their addresses.
+func (a *arena) listen(t *testing.T, brokers int) (addresses []string) {
+	t.Helper()
+	for range brokers {
 		p, err := proxy.Listen()
 		if err != nil {
 			t.Fatal(err)
@@ -40,12 +72,14 @@ func startArena(t *testing.T) *arena {
 		a.brokers = append(a.brokers, p)
 		addresses = append(addresses, p.Address())
 	}
+	return addresses
+}
+
+// start starts PostgreSQL beside the broker.
+func (a *arena) start(t *testing.T, broker func() error) {
+	t.Helper()
 	started := make(chan error, 1)
-	go func() {
-		var err error
-		a.cluster, err = servers.StartKafkaCluster(t.Context(), servers.KafkaClusterOptions{Proxies: addresses})
-		started <- err
-	}()
+	go func() { started <- broker() }()
 	var err error
 	a.postgres, err = servers.StartPostgres(t.Context(), servers.PostgresOptions{})
 	if err == nil {
@@ -58,11 +92,6 @@ func startArena(t *testing.T) *arena {
 	if err := errors.Join(err, <-started); err != nil {
 		t.Fatal(err)
 	}
-	servers.CleanUp(t, a.cluster)
-	for i, node := range a.cluster.Nodes() {
-		a.brokers[i].Forward(node.ProxiedAddress())
-	}
-	return a
 }
 
 func hostOf(t testing.TB, address string) string {
@@ -85,9 +114,27 @@ func through(t testing.TB, address, host string) string {
 	return parsed.String()
 }
 
-// newStage makes a database and topics in the arena, and a stage whose relays
-// reach both through the proxies and everything else does not.
-func (a *arena) newStage(t testing.TB, topics int, settings scenario.Settings) (*scenario.Stage, *scenario.KafkaLog) {
+// newPlay makes a database and topics or queues in the arena, and a stage whose
+// relays reach both through the proxies and everything else does not. The relays
+// do not run yet.
+func (a *arena) newPlay(t testing.TB, topics int, settings scenario.Settings) *play {
+	t.Helper()
+	p := &play{arena: a, t: t}
+	if a.rabbit != nil {
+		p.queues = scenario.NewRabbitQueues(t, a.rabbit.URL("/"), topics, amqp.Table{"x-overflow": "reject-publish"})
+		p.queues.SinkURL(through(t, a.rabbit.URL("/"), a.brokers[0].Address()))
+		p.log = p.queues
+	} else {
+		p.topics = a.newTopics(t, topics)
+		p.log = p.topics
+	}
+	p.stage = scenario.NewStage(t, scenario.NewDatabaseOn(t, a.postgres.URL("postgres")), p.log, settings)
+	p.stage.Config = p.stage.Config.With(scenario.Settings{"database.url": through(t, p.stage.Database.URL, a.database.Address())})
+	p.topic = p.stage.Topic()
+	return p
+}
+
+func (a *arena) newTopics(t testing.TB, topics int) *scenario.KafkaLog {
 	t.Helper()
 	var names []string
 	for range topics {
@@ -103,9 +150,7 @@ func (a *arena) newStage(t testing.TB, topics int, settings scenario.Settings) (
 		addresses = append(addresses, broker.Address())
 	}
 	log.SinkBrokers(addresses...)
-	stage := scenario.NewStage(t, scenario.NewDatabaseOn(t, a.postgres.URL("postgres")), log, settings)
-	stage.Config = stage.Config.With(scenario.Settings{"database.url": through(t, stage.Database.URL, a.database.Address())})
-	return stage, log
+	return log
 }
 
 // heal puts everything right that a scenario may have left broken.
@@ -119,13 +164,24 @@ func (a *arena) heal(ctx context.Context, topics ...string) error {
 	if !a.postgres.Running() {
 		errs = append(errs, a.postgres.Start(ctx))
 	}
+	if a.rabbit != nil {
+		return errors.Join(append(errs, revive(ctx, a.rabbit))...)
+	}
 	for _, node := range a.cluster.Nodes() {
-		if node.Running() {
-			errs = append(errs, node.Resume())
-		} else {
-			errs = append(errs, node.Start(ctx))
-		}
+		errs = append(errs, revive(ctx, node))
 	}
 	errs = append(errs, a.cluster.AwaitReplicas(ctx, 3, topics...))
 	return errors.Join(errs...)
+}
+
+// revive lets a broker go on that was frozen, and starts one that is gone.
+func revive(ctx context.Context, broker interface {
+	Running() bool
+	Resume() error
+	Start(ctx context.Context) error
+}) error {
+	if broker.Running() {
+		return broker.Resume()
+	}
+	return broker.Start(ctx)
 }

@@ -35,7 +35,7 @@ func TestFailoverToAStandby(t *testing.T) {
 }
 
 // newOwnPlay starts two relays between servers of the scenario's own.
-func newOwnPlay(t testing.TB, database *scenario.Database, log *scenario.KafkaLog) *play {
+func newOwnPlay(t testing.TB, database *scenario.Database, log scenario.Log) *play {
 	t.Helper()
 	stage := scenario.NewStage(t, database, log, settings(nil))
 	p := &play{t: t, stage: stage, log: log, topic: stage.Topic()}

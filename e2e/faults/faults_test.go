@@ -2,32 +2,53 @@ package faults_test
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/outboxrelay/relay/e2e/scenario"
 )
 
-// kinds are all faults, by what suffers. Faults of different kinds can happen at
+// kind is the faults of what suffers. Faults of different kinds can happen at
 // the same time.
-var kinds = []struct {
+type kind struct {
 	name   string
 	faults []fault
-}{{"relays", relayFaults}, {"postgres", databaseFaults}, {"kafka", kafkaFaults}}
+}
 
-// Each fault by itself, on two relays under load.
-func TestFaults(t *testing.T) {
-	a := startArena(t)
-	for _, group := range kinds[1:] { // relays': see relayFaults
-		t.Run(group.name, func(t *testing.T) {
-			for _, f := range group.faults {
-				t.Run(f.name, func(t *testing.T) {
-					p := newPlay(t, a, 2, 1, nil)
-					p.perform(scenario.Workload{}, func(ctx context.Context) (int, error) {
-						return f.inflict(ctx, p, p.stage.Random(1<<33))
-					})
-				})
-			}
-		})
+// kinds are all faults in an arena.
+func (a *arena) kinds() []kind {
+	broker := kind{"kafka", kafkaFaults}
+	if a.rabbit != nil {
+		broker = kind{"rabbitmq", slices.Concat(rabbitFaults, nodeFaults)}
 	}
+	return []kind{{"relays", relayFaults}, {"rows", poisonFaults}, {"postgres", databaseFaults}, broker}
+}
+
+// inflictEach inflicts each fault by itself, on two relays under load.
+func inflictEach(t *testing.T, a *arena, topics int, of kind) {
+	t.Run(of.name, func(t *testing.T) {
+		for _, f := range of.faults {
+			t.Run(f.name, func(t *testing.T) {
+				p := newPlay(t, a, 2, topics, nil)
+				p.perform(scenario.Workload{}, func(ctx context.Context) (int, error) {
+					return f.inflict(ctx, p, p.stage.Random(1<<33))
+				})
+			})
+		}
+	})
+}
+
+// The faults of relays are not played here: see relayFaults. Neither are those of
+// rows, which are in the random mix and in TestKafkaPoison and TestRabbitMQPoison.
+func TestFaults(t *testing.T) {
+	a := startKafkaArena(t)
+	inflictEach(t, a, 1, kind{"postgres", databaseFaults})
+	inflictEach(t, a, 1, kind{"kafka", kafkaFaults})
 	t.Run("kafka/topic deleted and made again", func(t *testing.T) { playDeletedTopic(t, a) })
+}
+
+func TestFaultsOfRabbitMQ(t *testing.T) {
+	a := startRabbitArena(t)
+	inflictEach(t, a, 2, kind{"rabbitmq", rabbitFaults})
+	t.Run("rabbitmq/queue deleted and made again", func(t *testing.T) { playDeletedQueue(t, a) })
 }

@@ -79,11 +79,17 @@ func loseReplicas(ctx context.Context, p *play, random *rand.Rand) (int, error) 
 // marksNothing waits until no row was marked for a while although some were
 // pending.
 func (p *play) marksNothing(ctx context.Context, quiet time.Duration) error {
+	return p.marksNothingOf(ctx, p.log.Topics(), quiet)
+}
+
+// marksNothingOf is marksNothing for the rows of some topics.
+func (p *play) marksNothingOf(ctx context.Context, topics []string, quiet time.Duration) error {
 	last, since := -1, time.Now()
 	return await(ctx, "the marks to end while rows are pending", func(ctx context.Context) (bool, string) {
 		var marked, pending int
 		err := p.stage.Database.Pool.QueryRow(ctx,
-			`SELECT (SELECT count(*) FROM truth) - count(*), count(*) FROM `+p.stage.Table+` WHERE published_at IS NULL`).Scan(&marked, &pending)
+			`SELECT (SELECT count(*) FROM truth WHERE topic = ANY ($1)) - count(*), count(*) FROM `+p.stage.Table+
+				` WHERE published_at IS NULL AND topic = ANY ($1)`, topics).Scan(&marked, &pending)
 		if err != nil {
 			return false, err.Error()
 		}
@@ -154,7 +160,7 @@ func addPartitions(ctx context.Context, p *play, _ *rand.Rand) (int, error) {
 	}); err != nil {
 		return 0, err
 	}
-	p.log.Repartitioned(p.topic, 2*partitions)
+	p.topics.Repartitioned(p.topic, 2*partitions)
 	return 0, errors.Join(p.whole(ctx), p.flowsIn(ctx, partitions))
 }
 

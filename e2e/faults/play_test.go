@@ -27,9 +27,12 @@ type play struct {
 	*arena
 	t     testing.TB
 	stage *scenario.Stage
-	log   *scenario.KafkaLog
-	topic string
-	fleet scenario.Fleet
+	log   scenario.Log
+	// topics and queues are the log: one of them, as the arena has it.
+	topics *scenario.KafkaLog
+	queues *scenario.RabbitLog
+	topic  string
+	fleet  scenario.Fleet
 	// together: other faults happen at the same time.
 	together bool
 }
@@ -50,15 +53,14 @@ func settings(more scenario.Settings) scenario.Settings {
 // newPlay starts relays on a new stage of the arena.
 func newPlay(t testing.TB, a *arena, relays, topics int, more scenario.Settings) *play {
 	t.Helper()
-	stage, log := a.newStage(t, topics, settings(more))
-	p := &play{arena: a, t: t, stage: stage, log: log, topic: stage.Topic()}
+	p := a.newPlay(t, topics, settings(more))
 	t.Cleanup(func() {
-		if err := a.heal(context.Background(), log.Topics()...); err != nil {
+		if err := a.heal(context.Background(), p.log.Topics()...); err != nil {
 			t.Errorf("the servers are not what they were before: %v", err)
 		}
 	})
-	t.Logf("seed: %s=%d", scenario.SeedVariable, stage.Seed)
-	p.fleet = stage.StartFleet(relays)
+	t.Logf("seed: %s=%d", scenario.SeedVariable, p.stage.Seed)
+	p.fleet = p.stage.StartFleet(relays)
 	return p
 }
 
@@ -97,6 +99,11 @@ func (p *play) flowsIn(ctx context.Context, partition int) error {
 	return p.flowsTo(ctx, fmt.Sprintf("in partition %d", partition), func(r scenario.Record) bool {
 		return r.Topic == p.topic && r.Partition == partition
 	})
+}
+
+// flowsIntoTopic is flows for a topic or queue.
+func (p *play) flowsIntoTopic(ctx context.Context, topic string) error {
+	return p.flowsTo(ctx, "in "+topic, func(r scenario.Record) bool { return r.Topic == topic })
 }
 
 func (p *play) flowsTo(ctx context.Context, where string, there func(scenario.Record) bool) error {
@@ -163,7 +170,8 @@ type fault struct {
 func (p *play) gaveUp() (rows int) {
 	for _, relay := range p.fleet {
 		log := relay.Log()
-		rows += 2 * p.batch() * (strings.Count(log, "not acknowledged in time") + strings.Count(log, "could not be marked"))
+		rows += 2 * p.batch() * (strings.Count(log, "not acknowledged in time") +
+			strings.Count(log, "did not confirm in time") + strings.Count(log, "could not be marked"))
 	}
 	if rows > 0 {
 		p.t.Logf("the relays gave batches up, of %d rows at most", rows)

@@ -54,15 +54,21 @@ func (i *injected) String() string {
 
 // TestSoak inflicts random faults on the relays, their database and their broker
 // at the same time, and checks everything; with -soak again and again, on new
-// databases and topics and with other settings. Each repetition prints its seed.
+// databases and topics and with other settings, half of the time for each broker.
+// Each repetition prints its seed.
 func TestSoak(t *testing.T) {
-	a := startArena(t)
+	t.Run("kafka", func(t *testing.T) { soak(t, startKafkaArena(t), *soakFor/2) })
+	t.Run("rabbitmq", func(t *testing.T) { soak(t, startRabbitArena(t), *soakFor/2) })
+}
+
+// soak repeats the mix for so long, and at least once.
+func soak(t *testing.T, a *arena, long time.Duration) {
 	total := &injected{counts: map[string]int{}}
 	began := time.Now()
 	repetitions, committed, duplicates := 0, 0, 0
-	for first := true; first || time.Since(began) < *soakFor; first = false {
+	for first := true; first || time.Since(began) < long; first = false {
 		mix := shortMix
-		if *soakFor > 0 {
+		if long > 0 {
 			mix = longMix
 		}
 		seed := scenario.Seed(t)
@@ -91,8 +97,13 @@ func playMix(t *testing.T, a *arena, mix time.Duration, total *injected) (commit
 		"outbox.on_published": []string{"mark", "delete"}[random.IntN(2)],
 		"outbox.notify":       random.IntN(2) == 0,
 	}
-	relays := 2 + random.IntN(2)
-	p := newPlay(t, a, relays, 1+random.IntN(2), more)
+	relays, topics := 2+random.IntN(2), 1+random.IntN(2)
+	if a.rabbit == nil {
+		more["sinks.main.kafka.max_message_bytes"] = kafkaLimit
+	} else {
+		topics = 2 // one of them is full at times
+	}
+	p := newPlay(t, a, relays, topics, more)
 	p.together = true
 	t.Logf("%d relays with %v", relays, more)
 	sampler := p.stage.StartSampler()
@@ -102,7 +113,7 @@ func playMix(t *testing.T, a *arena, mix time.Duration, total *injected) (commit
 	ctx, cancel := context.WithTimeout(t.Context(), mix)
 	defer cancel()
 	var lanes sync.WaitGroup
-	for i, kind := range kinds {
+	for i, kind := range a.kinds() {
 		random := p.stage.Random(1<<41 + uint64(i)) //nolint:gosec // a small number
 		lanes.Go(func() {
 			for ctx.Err() == nil {

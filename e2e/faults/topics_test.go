@@ -14,9 +14,6 @@ func playDeletedTopic(t *testing.T, a *arena) {
 	p := newPlay(t, a, 2, 2, nil)
 	ctx := t.Context()
 	gone, other := p.topic, p.log.Topics()[1]
-	to := func(topic string) func(scenario.Record) bool {
-		return func(r scenario.Record) bool { return r.Topic == topic }
-	}
 	check := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -25,11 +22,11 @@ func playDeletedTopic(t *testing.T, a *arena) {
 	}
 	// What is in the topic when it is deleted is read before.
 	load := p.stage.StartLoad(scenario.Workload{Writers: 2})
-	check(p.flowsTo(ctx, "in the topic to delete", to(gone)))
+	check(p.flowsIntoTopic(ctx, gone))
 	load.Stop()
 	p.stage.Drain(patience)
 	p.stage.Records()
-	p.log.Deleted(gone)
+	p.topics.Deleted(gone)
 	check(p.cluster.DeleteTopic(ctx, gone))
 
 	const markedSQL = `SELECT count(*) FROM %s WHERE topic = $1 AND published_at IS NOT NULL`
@@ -37,14 +34,14 @@ func playDeletedTopic(t *testing.T, a *arena) {
 	before := marked()
 	load = p.stage.StartLoad(scenario.Workload{Writers: 2})
 	for range 5 {
-		check(p.flowsTo(ctx, "in the other topic", to(other)))
+		check(p.flowsIntoTopic(ctx, other))
 	}
 	if n := marked(); n != before {
 		t.Errorf("M: %d rows of a topic that does not exist were marked", n-before)
 	}
 	check(p.cluster.CreateTopic(ctx, gone, partitions, nil))
-	p.log.Repartitioned(gone, partitions)
-	check(p.flowsTo(ctx, "in the topic that is back", to(gone)))
+	p.topics.Repartitioned(gone, partitions)
+	check(p.flowsIntoTopic(ctx, gone))
 	load.Stop()
 	p.stage.Drain(patience)
 	p.fleet.Stop()

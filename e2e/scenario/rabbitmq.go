@@ -142,6 +142,23 @@ func (r *RabbitLog) Waiting(queue string) (n int64, err error) {
 func (r *RabbitLog) Records(ctx context.Context) ([]Record, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.take(ctx)
+}
+
+// AllRecords is Records, and fails while a queue is neglected.
+func (r *RabbitLog) AllRecords(ctx context.Context) ([]Record, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for queue, neglected := range r.neglected {
+		if neglected {
+			return nil, fmt.Errorf("queue %s is not read now", queue)
+		}
+	}
+	return r.take(ctx)
+}
+
+// take is Records; the caller holds the lock.
+func (r *RabbitLog) take(ctx context.Context) ([]Record, error) {
 	for _, queue := range r.queues {
 		if r.neglected[queue] {
 			continue

@@ -70,7 +70,11 @@ func (s *Sampler) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	records, err := s.stage.Log.Records(ctx)
+	read := s.stage.Log.Records
+	if log, ok := s.stage.Log.(*RabbitLog); ok {
+		read = log.AllRecords // what is in a queue that nobody reads is there too
+	}
+	records, err := read(ctx)
 	if err != nil {
 		return err
 	}
