@@ -11,8 +11,8 @@
 //	go test ./faults -run TestSoak -soak 10m -timeout 0 # the random mix
 //	RELAY_TEST_SEED=… go test ./faults -run …           # the same choices again
 //
-// The servers are the package's own, shared by its scenarios, which therefore
-// run one after the other: PostgreSQL and three Kafka brokers, each behind a
-// proxy that relays cannot bypass. Scenarios that end a server for good start
+// The servers are the package's own, shared by the scenarios of a test, which
+// therefore run one after the other: PostgreSQL, and three Kafka brokers or a
+// RabbitMQ node, each behind a proxy that relays cannot bypass. Scenarios that end a server for good start
 // one for themselves.
 package faults
