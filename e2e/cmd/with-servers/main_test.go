@@ -161,3 +161,17 @@ func alive(pid int) bool {
 	line, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
 	return err == nil && len(line) > 0
 }
+
+// With /dev/null for input there is nobody else who would signal what the command
+// started.
+func TestNullDeviceIsNoTerminal(t *testing.T) {
+	t.Parallel()
+	input, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = input.Close() }()
+	if isTerminal(input) {
+		t.Error("/dev/null counts as a terminal")
+	}
+}
