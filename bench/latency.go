@@ -11,8 +11,8 @@ import (
 )
 
 // settleIn is how long rows are written before those that count: a broker that
-// has just started, and a relay's first connections, are slow.
-const settleIn = 5 * time.Second
+// has just started spends more on compiling itself than on its work.
+const settleIn = 20 * time.Second
 
 // latency measures how long rows take from their commit, as the writer learns
 // of it, until they are marked, which is a little after the broker's

@@ -34,7 +34,7 @@ func main() {
 	flag.IntVar(&s.partitions, "partitions", 6, "partitions of the topic")
 	flag.IntVar(&s.rate, "rate", 1000, "rows per second while latency is measured")
 	flag.IntVar(&s.writers, "writers", 4, "connections that write while latency is measured")
-	flag.DurationVar(&s.duration, "duration", 10*time.Second, "how long latency is measured")
+	flag.DurationVar(&s.duration, "duration", 20*time.Second, "how long latency is measured")
 	flag.IntVar(&s.batch, "batch", 1000, "outbox.batch_size")
 	flag.IntVar(&s.workers, "workers", 4, "outbox.workers")
 	flag.StringVar(&s.onPublished, "on-published", "mark", "outbox.on_published")
