@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -281,10 +282,12 @@ func TestInboxRabbitMQFaults(t *testing.T) {
 	}
 	servers.CleanUp(t, postgres)
 	for _, test := range []struct {
-		name  string
-		kind  string
-		times int
-		fault func(ctx context.Context) error
+		name string
+		kind string
+		// flushed: the node is stopped and started when the queue is declared.
+		flushed bool
+		times   int
+		fault   func(ctx context.Context) error
 	}{
 		{name: "connections closed", times: 8, fault: func(ctx context.Context) error {
 			return node.CloseAllConnections(ctx, "as tested")
@@ -300,9 +303,9 @@ func TestInboxRabbitMQFaults(t *testing.T) {
 			}
 			return node.Start(ctx)
 		}},
-		// RabbitMQ 3.10 does not find a quorum queue again that is younger than
-		// the kill by less than its metadata's next flush.
-		{name: "broker killed", kind: "classic", times: 1, fault: func(ctx context.Context) error {
+		// RabbitMQ 3.10 does not find a queue again whose metadata were not flushed
+		// before the kill. A stop flushes them; those of quorum queues, not all.
+		{name: "broker killed", kind: "classic", flushed: true, times: 1, fault: func(ctx context.Context) error {
 			node.Kill()
 			return node.Start(ctx)
 		}},
@@ -319,6 +322,9 @@ func TestInboxRabbitMQFaults(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			b := newRabbitInbox(t, postgres.URL("postgres"), node.URL("/"), cmp.Or(test.kind, "quorum"))
+			if test.flushed {
+				try(t, errors.Join(node.Stop(), node.Start(t.Context())))
+			}
 			b.publish(300)
 			pool, err := pgxpool.New(t.Context(), b.database.URL)
 			if err != nil {
