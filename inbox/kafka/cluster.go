@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
@@ -23,10 +24,12 @@ type cluster struct {
 	dialer    *kafkago.Dialer
 	topics    []string
 
-	// turn is held by who asks; it guards the rest.
+	// turn is held by who asks; it guards connection.
 	turn       chan struct{}
 	connection *connection
-	layout     layout
+	// layout is what was last heard. Who dials a broker reads it without a
+	// turn: whoever has it may be waiting for a broker that is gone.
+	layout atomic.Pointer[layout]
 }
 
 // layout is what a broker said of the topics.
@@ -44,7 +47,9 @@ type topicLayout struct {
 }
 
 func newCluster(bootstrap []string, dialer *kafkago.Dialer, topics []string) *cluster {
-	return &cluster{bootstrap: bootstrap, dialer: dialer, topics: topics, turn: make(chan struct{}, 1)}
+	c := &cluster{bootstrap: bootstrap, dialer: dialer, topics: topics, turn: make(chan struct{}, 1)}
+	c.layout.Store(new(layout))
+	return c
 }
 
 // get returns what is known since a time, asking a broker where that is older.
@@ -56,14 +61,14 @@ func (c *cluster) get(ctx context.Context, since time.Time) (layout, error) {
 	case <-ctx.Done():
 		return layout{}, context.Cause(ctx)
 	}
-	if c.layout.at.After(since) {
-		return c.layout, nil
+	if known := c.layout.Load(); known.at.After(since) {
+		return *known, nil
 	}
 	known, err := c.ask(ctx, c.topics)
 	if err != nil {
 		return layout{}, err
 	}
-	c.layout = known
+	c.layout.Store(&known)
 	return known, nil
 }
 
@@ -118,12 +123,13 @@ func newLayout(asked time.Time, response *metadata.Response) layout {
 }
 
 // dialAny connects to one of the configured brokers or, failing that, one that
-// was in the cluster when it was last heard of.
+// was in the cluster when it was last heard of. It needs no turn.
 func (c *cluster) dialAny(ctx context.Context) (*connection, error) {
 	addresses := slices.Clone(c.bootstrap)
 	rand.Shuffle(len(addresses), func(i, j int) { addresses[i], addresses[j] = addresses[j], addresses[i] })
-	for _, id := range slices.Sorted(maps.Keys(c.layout.brokers)) {
-		if address := addressOf(c.layout.brokers[id]); !slices.Contains(addresses, address) {
+	brokers := c.layout.Load().brokers
+	for _, id := range slices.Sorted(maps.Keys(brokers)) {
+		if address := addressOf(brokers[id]); !slices.Contains(addresses, address) {
 			addresses = append(addresses, address)
 		}
 	}
