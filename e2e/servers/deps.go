@@ -26,6 +26,9 @@ func Deps(ctx context.Context, out io.Writer) error {
 	if _, err := Python(ctx, out); err != nil {
 		return err
 	}
+	if _, err := Prometheus(ctx, out); err != nil {
+		return err
+	}
 	home, err := ensureKafka(ctx, out)
 	if err != nil {
 		return err
