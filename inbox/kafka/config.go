@@ -55,7 +55,9 @@ type Config struct {
 	// waits. 100 by default.
 	BatchSize int
 	// HandlerTimeout ends the handler's context; 30 s by default. A message
-	// that took longer has failed.
+	// that took longer has failed. It begins with the handler: waiting for the
+	// database before and after it is no failure of the message, and bounded by
+	// 30 s more.
 	HandlerTimeout time.Duration
 
 	// MaxAttempts is how often a message is tried before OnPoison; 5 by

@@ -37,10 +37,10 @@
 // than HandlerTimeout, or its transaction could not be committed for a reason
 // of its own (a deferred constraint). Nothing else counts: while the database
 // is away, restarts, became a standby, refuses connections or reports
-// serialization failures and deadlocks, and while the inbox's own table is
-// missing or not accessible, messages wait, for as long as it takes. Where an
-// error leaves that open, such as a timeout, the database is asked whether it
-// answers.
+// serialization failures and deadlocks, while it is slow to begin or to commit,
+// and while the inbox's own table is missing or not accessible, messages wait,
+// for as long as it takes. Where an error leaves that open, such as a timeout,
+// the database is asked whether it answers.
 //
 // After MaxAttempts a message goes where OnPoison says; one without an id goes
 // there at once, as no further attempt could succeed (see Inbox.IDOf and

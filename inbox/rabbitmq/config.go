@@ -59,11 +59,12 @@ type Config struct {
 	// BatchSize bounds the batches; a batch takes what has arrived and never
 	// waits. 100 by default.
 	BatchSize int
-	// HandlerTimeout ends the handler's context, and bounds the whole
-	// transaction; 30 s by default, negative for none. A message that took
-	// longer has failed. RabbitMQ takes messages back that are not acknowledged
-	// in time (30 minutes by default), so Prefetch messages must not take
-	// longer.
+	// HandlerTimeout ends the handler's context; 30 s by default, negative for
+	// none. A message that took longer has failed. It begins with the handler:
+	// waiting for the database before and after it is no failure of the
+	// message, and bounded by 30 s more. RabbitMQ takes messages back that are
+	// not acknowledged in time (30 minutes by default), so Prefetch messages
+	// must not take longer.
 	HandlerTimeout time.Duration
 
 	// Prefetch is the number of unacknowledged messages that the broker sends

@@ -9,20 +9,25 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/outboxrelay/relay/inbox/internal/attempt"
 )
+
+// PanicError is a handler's panic. Its transaction was rolled back.
+type PanicError = attempt.PanicError
 
 // Consumer reads one queue and processes its messages through the inbox. Make
 // it by New.
 type Consumer struct {
 	config    Config
 	logger    *slog.Logger
+	runner    attempt.Runner
 	attempts  attempts
 	publisher chan *publisher // holds the one there is; whoever took it may use it
 	counters  counters
 	running   atomic.Bool
 	// patience is outagePatience, but for tests.
 	patience time.Duration
-	database health
 }
 
 // New checks the configuration and fills in what it leaves open. It reaches
@@ -33,9 +38,14 @@ func New(config Config) (*Consumer, error) {
 	if err := config.validate(); err != nil {
 		return nil, fmt.Errorf("inbox/rabbitmq: %w", err)
 	}
+	logger := config.Logger.With("consumer", config.Inbox.Consumer, "queue", config.Queue)
 	c := &Consumer{
-		config:    config,
-		logger:    config.Logger.With("consumer", config.Inbox.Consumer, "queue", config.Queue),
+		config: config,
+		logger: logger,
+		runner: attempt.Runner{
+			Inbox: config.Inbox, DB: config.DB, Handler: config.Handler, BatchHandler: config.BatchHandler,
+			Timeout: config.HandlerTimeout, Logger: logger,
+		},
 		publisher: make(chan *publisher, 1),
 		patience:  outagePatience,
 	}

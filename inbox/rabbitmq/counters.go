@@ -1,6 +1,7 @@
 package rabbitmq
 
 import (
+	"errors"
 	"sync/atomic"
 
 	"github.com/outboxrelay/relay/inbox"
@@ -35,6 +36,13 @@ func (c *counters) count(result inbox.Result) {
 		c.late.Add(1)
 	case inbox.Stale:
 		c.stale.Add(1)
+	}
+}
+
+func (c *counters) failed(err error) {
+	c.failures.Add(1)
+	if _, ok := errors.AsType[*PanicError](err); ok {
+		c.panics.Add(1)
 	}
 }
 

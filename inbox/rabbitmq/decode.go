@@ -1,7 +1,6 @@
 package rabbitmq
 
 import (
-	"fmt"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -20,13 +19,6 @@ func (c *Consumer) decode(d *amqp.Delivery) (m inbox.Message, id inbox.ID, err e
 		MessageID: d.MessageId, CorrelationID: d.CorrelationId, Type: d.Type,
 		ContentType: d.ContentType, Timestamp: d.Timestamp,
 	}, d.Headers)
-	// Inbox.IDOf is the application's, and a message that it chokes on must
-	// not end the process.
-	defer func() {
-		if value := recover(); value != nil {
-			err = fmt.Errorf("%w: Inbox.IDOf panicked: %v", inbox.ErrNoID, value)
-		}
-	}()
-	id, err = c.config.Inbox.Identify(m)
+	id, err = c.runner.Identify(m)
 	return m, id, err
 }

@@ -33,13 +33,14 @@
 //
 // # What a failure is, and how often it is tried
 //
-// An attempt counts when the handler returned an error or panicked, or its
-// transaction could not be committed for a reason of its own (a deferred
-// constraint). Nothing else counts: while the database is away, restarts,
-// became a standby or refuses connections, while the inbox's own table is
-// missing or not accessible, messages wait, for as long as it takes. Where an
-// error leaves that open, a lost connection or HandlerTimeout, the database is
-// asked whether it answers.
+// An attempt counts when the handler returned an error, panicked or took longer
+// than HandlerTimeout, or its transaction could not be committed for a reason
+// of its own (a deferred constraint). Nothing else counts: while the database
+// is away, restarts, became a standby, refuses connections or reports
+// serialization failures and deadlocks, while it is slow to begin or to commit,
+// and while the inbox's own table is missing or not accessible, messages wait,
+// for as long as it takes. Where an error leaves that open, such as a timeout,
+// the database is asked whether it answers.
 //
 // Attempts are counted in this process, by message id, so that they survive a
 // lost connection; a restart begins anew. With RetryRequeue a message may fail

@@ -8,13 +8,8 @@ import (
 	"time"
 
 	"github.com/outboxrelay/relay/inbox"
+	"github.com/outboxrelay/relay/inbox/internal/attempt"
 )
-
-// outagePatience is how long messages wait in place for a database that is
-// away. Then they are given back: the broker takes them back by itself after
-// 30 minutes, quorum queues count that, and drop a message that was delivered
-// too often.
-const outagePatience = time.Minute
 
 // work processes what comes into a lane until the session is halted. Its
 // messages follow each other.
@@ -56,7 +51,7 @@ func (s *session) processBatch(work context.Context, batch []*task) {
 			messages = append(messages, t.message)
 		}
 		if len(messages) == len(batch) {
-			results, err := s.consumer.try(work, messages)
+			results, err := s.consumer.runner.Try(work, messages)
 			if err == nil {
 				s.settle(results, batch...)
 				return
@@ -83,17 +78,16 @@ func (s *session) process(work context.Context, t *task) {
 	messages := []inbox.Message{t.message}
 	var away time.Time // since when the database is
 	for outages := 1; ; {
-		results, err := c.try(work, messages)
+		results, err := c.runner.Try(work, messages)
 		if err == nil {
 			s.settle(results, t)
 			return
 		}
 		var pause time.Duration
-		switch fault := c.judge(work, err); fault {
-		case faultNone:
+		switch fault := c.runner.Judge(work, err); fault {
+		case attempt.Interrupted:
 			return
-		case faultDatabase:
-			c.databaseGone(err)
+		case attempt.Database:
 			if away.IsZero() {
 				away = time.Now()
 			} else if time.Since(away) > c.patience {
@@ -104,9 +98,9 @@ func (s *session) process(work context.Context, t *task) {
 			outages++
 		default:
 			away, outages = time.Time{}, 1
-			c.counters.failures.Add(1)
+			c.counters.failed(err)
 			attempts := c.attempts.add(t.id, &t.delivery, c.config.Retry)
-			if fault == faultHopeless || attempts >= c.config.MaxAttempts {
+			if fault == attempt.Hopeless || attempts >= c.config.MaxAttempts {
 				s.bury(work, t, err, attempts)
 				return
 			}
@@ -179,9 +173,8 @@ func (s *session) bury(work context.Context, t *task, cause error, attempts int)
 // logFailure logs a failed attempt, with the stack of a panic.
 func (c *Consumer) logFailure(t *task, err error, attempts int, pause time.Duration) {
 	attributes := []any{"message_id", t.id, "type", t.message.Type, "attempt", attempts, "of", c.config.MaxAttempts, "pause", pause, "error", err}
-	var p *PanicError
-	if errors.As(err, &p) {
-		attributes = append(attributes, "stack", string(p.Stack))
+	if panicked, ok := errors.AsType[*PanicError](err); ok {
+		attributes = append(attributes, "stack", string(panicked.Stack))
 	}
 	c.logger.Warn("processing a message failed", attributes...)
 }

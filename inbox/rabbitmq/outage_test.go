@@ -1,6 +1,7 @@
 package rabbitmq_test
 
 import (
+	"context"
 	"slices"
 	"testing"
 	"time"
@@ -156,6 +157,44 @@ func TestLongOutage(t *testing.T) {
 	c.mustStop(t)
 	if s := c.Stats(); s.Failures != 0 || s.Duplicates != 0 || s.Interruptions != 1 {
 		t.Errorf("%+v, want one interruption and nothing else", s)
+	}
+	b.checkEmpty()
+}
+
+// TestSlowDatabase has a message wait for another transaction that has claimed
+// it, for longer than its handler may take. That is neither the message's fault
+// nor an outage, and takes nothing of the handler's time.
+func TestSlowDatabase(t *testing.T) {
+	b := newBench(t)
+	dead := b.broker.queue(t, nil)
+	holder, err := b.database.Pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = holder.Rollback(context.Background()) }()
+	m := event(1, "k")
+	if _, err := holder.Exec(t.Context(), `INSERT INTO inbox (consumer, message_id) VALUES ('billing', $1)`, m.MessageId); err != nil {
+		t.Fatal(err)
+	}
+	b.publish(t, b.queue, m)
+	config := b.config()
+	config.MaxAttempts, config.HandlerTimeout = 1, 500*time.Millisecond
+	config.OnPoison = rabbitmq.DeadLetter{RoutingKey: dead}
+	c := b.start(config)
+	await(t, "the claim to wait", func() bool {
+		return b.database.Int(t, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1
+	})
+	time.Sleep(2 * config.HandlerTimeout)
+	if err := holder.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.awaitEffects(1)
+	c.mustStop(t)
+	if s := c.Stats(); s.Failures != 0 || s.Processed != 1 {
+		t.Errorf("%+v, want one message processed and no failure", s)
+	}
+	if n := b.log.count("cannot be used"); n != 0 {
+		t.Errorf("%d lines about an outage, want none", n)
 	}
 	b.checkEmpty()
 }

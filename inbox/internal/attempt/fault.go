@@ -58,7 +58,7 @@ func (r *Runner) judge(work context.Context, err error) Fault {
 		return Message // the database answered
 	case s.done:
 		return Database // it did not, to the commit
-	case r.probe(work) != nil:
+	case r.Ping(work) != nil:
 		// The handler's own error says nothing; perhaps it waited for a
 		// database that no longer answers.
 		if work.Err() != nil {
@@ -99,12 +99,12 @@ func isError[E error](err error) bool {
 	return ok
 }
 
-// probeTimeout bounds the question whether the database answers.
-const probeTimeout = 5 * time.Second
+// pingTimeout bounds the question whether the database answers.
+const pingTimeout = 5 * time.Second
 
-// probe asks whether the database answers.
-func (r *Runner) probe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+// Ping asks whether the database answers.
+func (r *Runner) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	tx, err := r.DB.Begin(ctx)
 	if err != nil {

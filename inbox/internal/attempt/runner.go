@@ -23,9 +23,11 @@ type Runner struct {
 	// One of Handler and BatchHandler.
 	Handler      inbox.Handler
 	BatchHandler inbox.BatchHandler
-	// Timeout ends the handler's context. What comes before and after the
-	// handler, such as the wait for a connection of the pool, has databaseTime
-	// more.
+	// Timeout ends the handler's context; none where it is not positive. What
+	// comes before and after the handler, such as the wait for a connection of
+	// the pool or for another transaction with the same message, has
+	// databaseTime beside it: a slow database takes nothing of the handler's
+	// time, so that it never makes a message fail.
 	Timeout time.Duration
 	Logger  *slog.Logger
 
@@ -103,8 +105,12 @@ func (r *Runner) Identify(message inbox.Message) (id inbox.ID, err error) {
 // BatchHandler. work is not the context of a stop: that lets what runs finish.
 // Its errors are for Judge.
 func (r *Runner) Try(work context.Context, messages []inbox.Message) ([]inbox.Result, error) {
-	ctx, cancel := context.WithTimeoutCause(work, r.Timeout+databaseTime, errSlow)
-	defer cancel()
+	ctx := work
+	if r.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(work, r.Timeout+databaseTime, errSlow)
+		defer cancel()
+	}
 	var s stage
 	began := time.Now()
 	results, err := r.transact(ctx, messages, &s)
@@ -138,12 +144,15 @@ func (r *Runner) transact(ctx context.Context, messages []inbox.Message, s *stag
 
 // run calls the handler; again when the transaction is repeated.
 func (r *Runner) run(ctx context.Context, s *stage, tx pgx.Tx, id inbox.ID, handle func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, r.Timeout, errTimeout)
-	defer cancel()
-	reminder := time.AfterFunc(r.Timeout+overdue, func() {
-		r.Logger.Warn("a handler goes on although its context has ended; nothing behind it is processed", "message_id", id, "timeout", r.Timeout)
-	})
-	defer reminder.Stop()
+	if r.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, r.Timeout, errTimeout)
+		defer cancel()
+		reminder := time.AfterFunc(r.Timeout+overdue, func() {
+			r.Logger.Warn("a handler goes on although its context has ended; nothing behind it is processed", "message_id", id, "timeout", r.Timeout)
+		})
+		defer reminder.Stop()
+	}
 	*s = stage{entered: true}
 	err := guard(ctx, handle)
 	s.done = err == nil
