@@ -1,9 +1,11 @@
 package e2e_test
 
 import (
+	"net/url"
 	"testing"
 	"time"
 
+	"github.com/outboxrelay/relay/e2e/proxy"
 	"github.com/outboxrelay/relay/e2e/scenario"
 	"github.com/outboxrelay/relay/e2e/servers"
 )
@@ -105,4 +107,32 @@ SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND app
 	stage.Drain(30 * time.Second)
 	relay.Stop()
 	stage.Verify(2 * stage.Config.InFlight())
+}
+
+// A connection whose peer vanished does not hold up the end: pgxpool alone would
+// wait for it for 15 s.
+func TestStopBesideHalfOpenConnections(t *testing.T) {
+	t.Parallel()
+	stage := scenario.NewKafkaStage(t, nil)
+	server, err := url.Parse(stage.Database.URL)
+	try(t, err)
+	way, err := proxy.New(server.Host)
+	try(t, err)
+	t.Cleanup(func() { _ = way.Close() })
+	relay := stage.Relay(scenario.Settings{"database.url": elsewhere(t, stage.Database.URL, way.Address())})
+	relay.Start()
+	key := "key"
+	stage.AwaitRecord(stage.Insert(stage.Topic(), &key, "before").MessageID, 30*time.Second)
+	stage.Drain(30 * time.Second) // to mark something would take its own time
+	if way.HalfOpen() == 0 {
+		t.Fatal("the relay has no connection through the proxy")
+	}
+	began := time.Now()
+	relay.Terminate()
+	if code, ended := relay.ExitCode(45 * time.Second); !ended || code != 0 {
+		t.Fatalf("ended: %t, exit code %d, want 0", ended, code)
+	}
+	if took := time.Since(began); took > 12*time.Second {
+		t.Errorf("stopping took %v, as long as the dead connections", took)
+	}
 }

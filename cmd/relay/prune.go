@@ -44,7 +44,7 @@ func prune(ctx context.Context, c *config.Config, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer pool.Close()
+	defer source.ClosePool(pool)
 	if err := pool.Ping(ctx); err != nil { // one error rather than one for each table
 		return explained(err)
 	}

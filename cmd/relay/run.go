@@ -53,7 +53,11 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	defer pool.Close()
+	defer func() {
+		if !source.ClosePool(pool) {
+			logger.Warn("connections to the database do not close: the server or the network does not answer; they end with the process")
+		}
+	}()
 	publishers, err := newPublishers(c, logger)
 	if err != nil {
 		return failed(err)
@@ -69,6 +73,7 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 	}
 	registry := prometheus.NewRegistry()
 	meter := newMeter(registry, c)
+	manager := newNotifier(os.Getenv, c.ShutdownTimeout, logger)
 	loop := delivery.New(delivery.Options{
 		Source: source.NewClaimer(pool, source.Options{
 			Schema: c.Outbox.Schema, Table: c.Outbox.Table,
@@ -91,7 +96,7 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 		Copies:          copies,
 		ShutdownTimeout: c.ShutdownTimeout,
 		Logger:          logger,
-		Observer:        meter,
+		Observer:        manager.observe(meter),
 	})
 
 	var background sync.WaitGroup
@@ -134,6 +139,7 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 	}
 	logger.Info("relay runs", "version", version, "schema", c.Outbox.Schema, "table", c.Outbox.Table,
 		"mode", c.Outbox.Mode, "ordering", c.Outbox.Ordering, "workers", c.Outbox.Workers, "batch_size", c.Outbox.BatchSize)
+	background.Go(func() { manager.run(beside, ctx.Done(), loop) })
 	loop.Run(ctx)
 	logger.Info("relay stopped")
 	return nil
