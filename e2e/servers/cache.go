@@ -48,13 +48,16 @@ func openCache() (string, error) {
 	return dir, nil
 }
 
-// lockCache excludes every other process that downloads into the cache, until
-// the returned function is called. It waits as long as ctx allows.
-func lockCache(ctx context.Context, dir string, out io.Writer) (unlock func(), err error) {
-	path := filepath.Join(dir, "lock")
+// lockCache excludes every other process that fills the part of the cache which
+// the file path stands for, until the returned function is called. It waits as
+// long as ctx allows.
+func lockCache(ctx context.Context, path string, out io.Writer) (unlock func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("locking the cache: %w", err)
+	}
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
-		return nil, fmt.Errorf("locking the download cache: %w", err)
+		return nil, fmt.Errorf("locking the cache: %w", err)
 	}
 	for told := false; ; {
 		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
@@ -67,7 +70,7 @@ func lockCache(ctx context.Context, dir string, out io.Writer) (unlock func(), e
 			return nil, fmt.Errorf("locking %s: %w", path, err)
 		}
 		if !told {
-			progress(out, "waiting for another process that downloads into %s", dir)
+			progress(out, "waiting for another process, which holds %s", path)
 			told = true
 		}
 		select {

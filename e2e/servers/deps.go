@@ -56,17 +56,33 @@ func ensureKafka(ctx context.Context, out io.Writer) (string, error) {
 	})
 }
 
-// ensure is the folder named by path in the cache, filled first if it is not there.
+// ensure is the folder named by path in the cache, downloaded first if it is not there.
 func ensure(ctx context.Context, out io.Writer, path, what string, fill func(dir string) error) (string, error) {
+	return ensureArtifact(ctx, out, artifact{path: path, what: what, verb: "downloading", lock: "lock", fill: fill})
+}
+
+// artifact is a folder in the cache.
+type artifact struct {
+	// path is in the cache, as is lock, the file that whoever fills it locks.
+	path, lock string
+	// what it is, what is done to get it, and what else to say about that, for
+	// whoever waits.
+	what, verb, note string
+	// fill writes its content into a folder.
+	fill func(dir string) error
+}
+
+// ensureArtifact is the artifact's folder, filled first if it is not there.
+func ensureArtifact(ctx context.Context, out io.Writer, a artifact) (string, error) {
 	cache, err := openCache()
 	if err != nil {
 		return "", err
 	}
-	target := filepath.Join(cache, path)
+	target := filepath.Join(cache, a.path)
 	if exists(target) {
 		return target, nil
 	}
-	unlock, err := lockCache(ctx, cache, out)
+	unlock, err := lockCache(ctx, filepath.Join(cache, a.lock), out)
 	if err != nil {
 		return "", err
 	}
@@ -75,12 +91,39 @@ func ensure(ctx context.Context, out io.Writer, path, what string, fill func(dir
 		return target, nil
 	}
 	began := time.Now()
-	progress(out, "downloading %s into %s", what, target)
-	if err := install(target, fill); err != nil {
+	progress(out, "%s %s into %s%s", a.verb, a.what, target, a.note)
+	stop := remind(out, a.verb+" "+a.what)
+	err = install(target, a.fill)
+	stop()
+	if err != nil {
 		return "", err
 	}
-	progress(out, "got %s in %v", what, time.Since(began).Round(100*time.Millisecond))
+	progress(out, "got %s in %v", a.what, time.Since(began).Round(100*time.Millisecond))
 	return target, nil
+}
+
+// remind says once a minute what still goes on, until the returned function is
+// called, which waits for the last word.
+func remind(out io.Writer, what string) (stop func()) {
+	began := time.Now()
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		ticker := time.NewTicker(time.Minute)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-ticker.C:
+				progress(out, "still %s, for %v", what, time.Since(began).Round(time.Second))
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-ended
+	}
 }
 
 // ensureKafkaArchive makes the archive of Kafka's loaded classes for this
@@ -91,7 +134,7 @@ func ensureKafkaArchive(ctx context.Context, home string, out io.Writer) error {
 	if err != nil || exists(archive) {
 		return err
 	}
-	unlock, err := lockCache(ctx, filepath.Dir(filepath.Dir(home)), out)
+	unlock, err := lockCache(ctx, filepath.Join(filepath.Dir(filepath.Dir(home)), "lock"), out)
 	if err != nil {
 		return err
 	}

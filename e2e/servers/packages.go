@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -59,7 +60,7 @@ func ensurePackages(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := lockCache(ctx, cache, out)
+	unlock, err := lockCache(ctx, filepath.Join(cache, "lock"), out)
 	if err != nil {
 		return err
 	}
