@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
@@ -36,6 +37,9 @@ type cluster struct {
 	client    *kafkago.Client
 	transport *kafkago.Transport
 	dialed    *connections
+	// proven: a broker answered a request that it answers only to who speaks
+	// its protocol, TLS and SASL included.
+	proven atomic.Bool
 
 	mu         sync.Mutex
 	generation int
@@ -114,7 +118,11 @@ func (c *cluster) close() {
 func (c *cluster) roundTrip(ctx context.Context, request protocol.Message) (protocol.Message, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	return c.transport.RoundTrip(ctx, c.client.Addr, request)
+	response, err := c.transport.RoundTrip(ctx, c.client.Addr, request)
+	if err == nil && request.ApiKey() != protocol.ApiVersions {
+		c.proven.Store(true)
+	}
+	return response, err
 }
 
 // again does a request a second time, by new connections, when the first broke
@@ -250,6 +258,8 @@ func (c *cluster) newSession(ctx context.Context) (session, error) {
 // broken while a request waits on one: kafka-go waits for its deadline.
 type connections struct {
 	dialer net.Dialer
+	// heard is what a broker spoke first, on the latest connection on which one did.
+	heard atomic.Int32
 
 	mu     sync.Mutex
 	open   map[*connection]struct{}
@@ -289,9 +299,39 @@ func (c *connections) close() {
 	}
 }
 
+// What a broker speaks first.
+const (
+	heardNothing = iota
+	heardTLS
+	heardKafka
+)
+
+// The first bytes of TLS records that a listener begins with. A Kafka response
+// begins with its size, which is far below 2^28.
+const (
+	recordAlert     = 0x15
+	recordHandshake = 0x16
+)
+
 type connection struct {
 	net.Conn
 	of *connections
+	// spoken: it said something. Only its one reader touches it.
+	spoken bool
+}
+
+// Read notes what the broker speaks.
+func (c *connection) Read(buffer []byte) (int, error) {
+	n, err := c.Conn.Read(buffer)
+	if n > 0 && !c.spoken {
+		c.spoken = true
+		heard := int32(heardKafka)
+		if buffer[0] == recordAlert || buffer[0] == recordHandshake {
+			heard = heardTLS
+		}
+		c.of.heard.Store(heard)
+	}
+	return n, err
 }
 
 func (c *connection) Close() error {

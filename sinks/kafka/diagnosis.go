@@ -57,15 +57,7 @@ func (c *cluster) remedy(err error) string {
 		return "the broker refused the TLS handshake: check that it trusts the authority of tls.cert_file"
 	}
 	if isHangUp(err) {
-		switch {
-		case !c.config.TLS.Enabled && c.config.SASL.Mechanism == "":
-			return "the broker closed the connection: is TLS misconfigured? If the listener wants TLS, set tls.enabled: true; if it wants SASL, set sasl"
-		case !c.config.TLS.Enabled:
-			return "the broker closed the connection: is TLS misconfigured? If the listener wants TLS, set tls.enabled: true"
-		case c.config.SASL.Mechanism == "":
-			return "the broker closed the connection: is TLS misconfigured? If the listener does not use TLS, set tls.enabled: false; if it wants SASL, set sasl"
-		}
-		return "the broker closed the connection: check that this port is of a listener with SASL and TLS"
+		return c.hangUpRemedy()
 	}
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return "check that the broker runs and that brokers has its host and port"
@@ -74,6 +66,27 @@ func (c *cluster) remedy(err error) string {
 		return "check the host's name in brokers, and in the broker's advertised.listeners"
 	}
 	return ""
+}
+
+// hangUpRemedy is for a connection that the other side ended. That happens to
+// every connection once, in a restart or by a network, and says nothing about
+// the settings when they have worked before. When they never have, what the
+// listener said first tells what it expects.
+func (c *cluster) hangUpRemedy() string {
+	encrypted, authenticated := c.config.TLS.Enabled, c.config.SASL.Mechanism != ""
+	switch heard := c.dialed.heard.Load(); {
+	case c.proven.Load():
+		return ""
+	case heard == heardTLS && !encrypted:
+		return "the broker answered in TLS: is TLS misconfigured? Set tls.enabled: true, or use the port of a listener without TLS"
+	case heard != heardNothing && authenticated:
+		return "the broker closed the connection: check that this port is of a listener with SASL"
+	case heard != heardNothing:
+		return "the broker closed the connection: if it wants SASL, set sasl"
+	case encrypted:
+		return "the broker closed the connection without a word: is TLS misconfigured? If the listener does not use TLS, set tls.enabled: false; else check that a broker is behind this address"
+	}
+	return "the broker closed the connection without a word: is TLS misconfigured? If the listener wants TLS, set tls.enabled: true; else check that a broker is behind this address"
 }
 
 // isHandshakeFailure reports whether TLS failed for a reason that another

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"syscall"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -106,6 +107,9 @@ func explainHandshake(ctx context.Context, target endpoint, s *stream, err error
 		return away(reasonConnection, fmt.Errorf("RabbitMQ at %s: %w", target.address, err))
 	case isTLSFailure(cause):
 		return explainTLS(target, cause)
+	case s.firstByte() == 0 && (errors.Is(cause, syscall.ECONNRESET) || errors.Is(cause, syscall.EPIPE)):
+		// A network or a dying broker; one that expects TLS says so first.
+		return away(reasonConnection, fmt.Errorf("RabbitMQ at %s: the connection was reset before the broker answered: %w", target.address, cause))
 	case s.firstByte() == 0:
 		return away(reasonConnection, fmt.Errorf("RabbitMQ at %s closed the connection without a word: is it a RabbitMQ port, and does it expect TLS (amqps://)? (%w)", target.address, err))
 	case errors.Is(err, amqp.ErrSASL):
