@@ -16,12 +16,16 @@ help: ## List the targets
 deps: ## Get the servers that the tests and the demo run (PostgreSQL, Kafka, RabbitMQ, PgBouncer)
 	@cd e2e && go run ./cmd/deps
 
+.PHONY: deps-all
+deps-all: ## Get also what the tests of the Helm chart run, a Kubernetes, built once in ten minutes
+	@cd e2e && go run ./cmd/deps servers kubernetes
+
 .PHONY: build
 build: ## Build bin/relay, one static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)" -o bin/relay ./cmd/relay
 
 .PHONY: test
-test: deps ## Run every test, against real servers
+test: deps-all ## Run every test, against real servers
 	@./tools/test
 
 .PHONY: soak

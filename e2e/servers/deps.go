@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// Deps gets everything that the tests need: it installs what the system lacks
+// Deps gets what the demo and all tests but the Helm chart's need (for those see
+// KubernetesDeps): it installs what the system lacks
 // (as root, on Debian and its relatives; otherwise the error names the command
 // to run) and downloads the rest into the cache. It may be called at any time
 // and from several processes at once; what is there is left alone, and nothing

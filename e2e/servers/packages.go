@@ -2,6 +2,7 @@ package servers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -102,6 +103,39 @@ func apt(ctx context.Context, args ...string) error {
 	command.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1")
 	_, err := runTool(ctx, command)
 	return err
+}
+
+// unpackPackage fills dir with what a package of the distribution contains,
+// without installing it. The error names what to do instead.
+func unpackPackage(ctx context.Context, name, dir string) error {
+	if !inPath("apt-get") || !inPath("dpkg-deb") {
+		return fmt.Errorf("this system has no apt-get to download %s: put its programs into the path", name)
+	}
+	ctx, cancel := context.WithTimeout(ctx, downloadLimit)
+	defer cancel()
+	// Only root may refresh the lists of packages, without which a fresh
+	// machine knows none. Old lists may still do.
+	var stale error
+	if os.Geteuid() == 0 {
+		stale = apt(ctx, "update")
+	}
+	// Without its sandbox apt would want a folder that its own user can write.
+	download := exec.Command("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", name)
+	download.Dir = dir
+	if _, err := runTool(ctx, download); err != nil {
+		return fmt.Errorf("downloading the package %s: %w\nOr put its programs into the path", name, errors.Join(stale, err))
+	}
+	archives, err := filepath.Glob(filepath.Join(dir, name+"_*.deb"))
+	if err != nil {
+		return err
+	}
+	if len(archives) != 1 {
+		return fmt.Errorf("downloading the package %s: expected one in %s, found %d", name, dir, len(archives))
+	}
+	if _, err := runTool(ctx, exec.Command("dpkg-deb", "-x", archives[0], dir)); err != nil {
+		return err
+	}
+	return os.Remove(archives[0])
 }
 
 // availableJava is the first of javaPackages that the distribution has.

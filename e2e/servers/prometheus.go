@@ -22,41 +22,9 @@ func Prometheus(ctx context.Context, out io.Writer) (string, error) {
 		return filepath.Dir(program), nil
 	}
 	home, err := ensure(ctx, out, "prometheus", "Prometheus", func(dir string) error {
-		return downloadPrometheus(ctx, dir)
+		return unpackPackage(ctx, "prometheus", dir)
 	})
 	return filepath.Join(home, "usr", "bin"), err
-}
-
-// downloadPrometheus fills dir with what the package contains.
-func downloadPrometheus(ctx context.Context, dir string) error {
-	if !inPath("apt-get") || !inPath("dpkg-deb") {
-		return errors.New("this system has no apt-get: put prometheus and promtool, of version 2.42 or newer, into the path")
-	}
-	ctx, cancel := context.WithTimeout(ctx, downloadLimit)
-	defer cancel()
-	// Only root may refresh the lists of packages, without which a fresh
-	// machine knows none. Old lists may still do.
-	var stale error
-	if os.Geteuid() == 0 {
-		stale = apt(ctx, "update")
-	}
-	// Without its sandbox apt would want a folder that its own user can write.
-	download := exec.Command("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", "prometheus")
-	download.Dir = dir
-	if _, err := runTool(ctx, download); err != nil {
-		return fmt.Errorf("downloading Prometheus: %w\nOr put prometheus and promtool into the path", errors.Join(stale, err))
-	}
-	archives, err := filepath.Glob(filepath.Join(dir, "prometheus_*.deb"))
-	if err != nil {
-		return err
-	}
-	if len(archives) != 1 {
-		return fmt.Errorf("downloading Prometheus: expected one package in %s, found %d", dir, len(archives))
-	}
-	if _, err := runTool(ctx, exec.Command("dpkg-deb", "-x", archives[0], dir)); err != nil {
-		return err
-	}
-	return os.Remove(archives[0])
 }
 
 // PrometheusServer is a Prometheus that scrapes as its configuration says.

@@ -1,11 +1,19 @@
 // Command deps gets what the end-to-end tests and the demo need: it installs
-// the system's packages that are missing, as root, and downloads the rest into
-// the cache. It may run any number of times.
+// the system's packages that are missing, as root, downloads the rest into the
+// cache, and builds there what cannot be downloaded. It may run any number of
+// times.
+//
+//	deps [servers] [kubernetes]
+//
+// servers, which is what it gets when nothing is named, are what the demo and
+// most tests need. kubernetes is for the tests of the Helm chart, and takes
+// ten minutes of building, once.
 package main
 
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -16,8 +24,32 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := servers.Deps(ctx, os.Stderr); err != nil {
+	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "deps:", err)
 		os.Exit(1)
 	}
+}
+
+// run gets what is named, and nothing when a name is wrong.
+func run(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		names = []string{"servers"}
+	}
+	var gets []func(context.Context, io.Writer) error
+	for _, name := range names {
+		switch name {
+		case "servers":
+			gets = append(gets, servers.Deps)
+		case "kubernetes":
+			gets = append(gets, servers.KubernetesDeps)
+		default:
+			return fmt.Errorf("unknown name %q: there are servers and kubernetes", name)
+		}
+	}
+	for _, get := range gets {
+		if err := get(ctx, os.Stderr); err != nil {
+			return err
+		}
+	}
+	return nil
 }
