@@ -23,31 +23,31 @@ import (
 // Batches claim ids, and keys for the order check, in one and the same order,
 // so that two of them never deadlock by their claims, whatever they share.
 // Order matters inside handlers too: sort what you lock.
-func (i *Inbox) ProcessBatch(ctx context.Context, db Beginner, messages []Message, handler BatchHandler) ([]Result, error) {
+func (i *Inbox) ProcessBatch(ctx context.Context, db Beginner, messages []Message, handler BatchHandler) (results []Result, err error) {
 	prepared := make([]Message, len(messages))
 	for n, message := range messages {
-		var err error
-		if prepared[n], err = i.prepare(message); err != nil {
+		if prepared[n], err = i.prepare(ctx, message); err != nil {
 			return nil, fmt.Errorf("message %d of the batch: %w", n, err)
 		}
 	}
 	if len(messages) == 0 {
 		return nil, nil
 	}
-	var results []Result
+	ctx, o := i.observe(ctx, true, prepared...)
+	defer func() { o.end(err, results...) }()
 	run := func() (err error) {
-		results, err = i.processBatch(ctx, db, prepared, handler)
+		results, err = i.processBatch(ctx, db, o, prepared, handler)
 		return err
 	}
 	if _, callers := db.(pgx.Tx); callers {
-		err := run()
-		return results, err
+		err = run()
+	} else {
+		err = i.retry(ctx, o, run)
 	}
-	err := i.retry(ctx, run)
 	return results, err
 }
 
-func (i *Inbox) processBatch(ctx context.Context, db Beginner, messages []Message, handler BatchHandler) ([]Result, error) {
+func (i *Inbox) processBatch(ctx context.Context, db Beginner, o *observation, messages []Message, handler BatchHandler) ([]Result, error) {
 	var claimed map[ID]bool
 	var previous []int64
 	order := i.newOrder(messages...)
@@ -90,7 +90,7 @@ func (i *Inbox) processBatch(ctx context.Context, db Beginner, messages []Messag
 		}
 	}
 	if len(fresh) > 0 {
-		if err := handler(ctx, tx, fresh); err != nil {
+		if err := o.handle(func() error { return handler(ctx, tx, fresh) }); err != nil {
 			return nil, err
 		}
 	}

@@ -54,7 +54,7 @@ func (i *Inbox) explain(what string, err error) error {
 }
 
 // retry runs a transaction again while that can help.
-func (i *Inbox) retry(ctx context.Context, run func() error) error {
+func (i *Inbox) retry(ctx context.Context, o *observation, run func() error) error {
 	const first, longest = 10 * time.Millisecond, time.Second
 	pause := first
 	for left := i.retries(); ; left-- {
@@ -70,5 +70,6 @@ func (i *Inbox) retry(ctx context.Context, run func() error) error {
 			return errors.Join(context.Cause(ctx), err)
 		}
 		pause = min(2*pause, longest)
+		o.again()
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // DefaultRetention is how long ids are kept unless Inbox.Retention says
@@ -52,6 +53,13 @@ type Inbox struct {
 	// handler's context. Nil means propagation.TraceContext: traceparent and
 	// tracestate.
 	Propagator propagation.TextMapPropagator
+	// TracerProvider makes the spans, one for each transaction: see
+	// docs/inbox.md. Nil means otel.GetTracerProvider(), which makes none
+	// unless the application has set one.
+	TracerProvider trace.TracerProvider
+	// Observer, unless nil, is told what becomes of messages: package metrics
+	// has one for Prometheus.
+	Observer Observer
 }
 
 // OrderCheck is what to do with a message whose sequence is lower than that of
@@ -114,7 +122,8 @@ type Beginner interface {
 
 // Handler applies a message's effect through tx. It must neither commit nor
 // roll tx back, nor use it after it returned. When it returns an error,
-// nothing that it did through tx remains. The context has the message's trace.
+// nothing that it did through tx remains. The context has the span of the
+// message's processing, which continues the message's trace.
 //
 // It may run more than once for a message whose transaction failed, so what it
 // does besides tx may be done more than once.
@@ -124,8 +133,8 @@ type Handler func(ctx context.Context, tx pgx.Tx, message Message) error
 type SQLHandler func(ctx context.Context, tx *sql.Tx, message Message) error
 
 // BatchHandler is Handler for those messages of a batch that are to be
-// processed, in their order. Its context has no message's trace:
-// Inbox.Extract gets it.
+// processed, in their order. Its context has the span of the batch, which links
+// to the messages' traces; Inbox.Extract gets a message's own.
 type BatchHandler func(ctx context.Context, tx pgx.Tx, fresh []Message) error
 
 // ErrNoID is what errors.Is finds when a message has no identity. It will not
@@ -155,7 +164,7 @@ func (i *Inbox) Identify(message Message) (ID, error) {
 }
 
 // Extract returns ctx with the trace context of the message's headers. Process
-// does this for its handler.
+// does this before it begins its span.
 func (i *Inbox) Extract(ctx context.Context, message Message) context.Context {
 	if len(message.Headers) == 0 {
 		return ctx

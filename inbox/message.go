@@ -48,6 +48,9 @@ type Source struct {
 	Partition int32
 	Offset    int64
 	HasOffset bool
+	// Exchange is the one that a RabbitMQ message was published to. It is
+	// shown in traces and not recorded.
+	Exchange string
 }
 
 // KafkaSource is a record's place in a topic.

@@ -29,35 +29,40 @@ import (
 // end. Bound that, and the handler, by the context: when it ends, the
 // transaction is rolled back. When the handler panics the transaction is
 // rolled back and the panic goes on.
-func (i *Inbox) Process(ctx context.Context, db Beginner, message Message, handler Handler) (Result, error) {
-	message, err := i.prepare(message)
+func (i *Inbox) Process(ctx context.Context, db Beginner, message Message, handler Handler) (result Result, err error) {
+	message, err = i.prepare(ctx, message)
 	if err != nil {
 		return Unprocessed, err
 	}
-	result := Unprocessed
+	ctx, o := i.observe(ctx, false, message)
+	defer func() { o.end(err, result) }()
 	run := func() (err error) {
-		result, err = i.process(ctx, db, message, handler)
+		result, err = i.process(ctx, db, o, message, handler)
 		return err
 	}
 	if _, callers := db.(pgx.Tx); callers {
-		return result, run()
+		err = run()
+	} else {
+		err = i.retry(ctx, o, run)
 	}
-	err = i.retry(ctx, run)
 	return result, err
 }
 
 // prepare checks all that can be checked before the database is asked, and
 // returns the message with its identity.
-func (i *Inbox) prepare(message Message) (Message, error) {
+func (i *Inbox) prepare(ctx context.Context, message Message) (Message, error) {
 	if err := i.check(); err != nil {
 		return message, err
 	}
 	id, err := i.Identify(message)
+	if err != nil {
+		i.refused(ctx, message)
+	}
 	message.ID = id
 	return message, err
 }
 
-func (i *Inbox) process(ctx context.Context, db Beginner, message Message, handler Handler) (Result, error) {
+func (i *Inbox) process(ctx context.Context, db Beginner, o *observation, message Message, handler Handler) (Result, error) {
 	var claimed bool
 	var previous []int64
 	order := i.newOrder(message)
@@ -82,7 +87,7 @@ func (i *Inbox) process(ctx context.Context, db Beginner, message Message, handl
 	}
 	result := i.verdict(order.late([]Message{message}, []bool{true}, previous)[0])
 	if result.Ran() {
-		if err := handler(i.Extract(ctx, message), tx, message); err != nil {
+		if err := o.handle(func() error { return handler(ctx, tx, message) }); err != nil {
 			return Unprocessed, err
 		}
 	}

@@ -62,6 +62,9 @@ func (i *Inbox) Prune(ctx context.Context, db Querier) (int64, error) {
 		return 0, fmt.Errorf("inbox: Inbox.Retention: %s is negative", i.Retention)
 	}
 	deleted, err := i.prune(ctx, db, i.table(), "processed_at")
+	if i.Observer != nil && deleted > 0 {
+		i.Observer.Pruned(deleted)
+	}
 	if err == nil {
 		_, err = i.prune(ctx, db, i.table()+"_order", "updated_at")
 	}

@@ -14,26 +14,27 @@ type SQLBeginner interface {
 // ProcessSQL is Process for database/sql, with any PostgreSQL driver, in a
 // transaction of its own. It takes one round trip more than the handler's own
 // transaction: database/sql cannot send the claim along with the BEGIN.
-func (i *Inbox) ProcessSQL(ctx context.Context, db SQLBeginner, message Message, handler SQLHandler) (Result, error) {
-	message, err := i.prepare(message)
+func (i *Inbox) ProcessSQL(ctx context.Context, db SQLBeginner, message Message, handler SQLHandler) (result Result, err error) {
+	message, err = i.prepare(ctx, message)
 	if err != nil {
 		return Unprocessed, err
 	}
-	result := Unprocessed
-	err = i.retry(ctx, func() (err error) {
-		result, err = i.processSQL(ctx, db, message, handler)
+	ctx, o := i.observe(ctx, false, message)
+	defer func() { o.end(err, result) }()
+	err = i.retry(ctx, o, func() (err error) {
+		result, err = i.processSQL(ctx, db, o, message, handler)
 		return err
 	})
 	return result, err
 }
 
-func (i *Inbox) processSQL(ctx context.Context, db SQLBeginner, message Message, handler SQLHandler) (Result, error) {
+func (i *Inbox) processSQL(ctx context.Context, db SQLBeginner, o *observation, message Message, handler SQLHandler) (Result, error) {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return Unprocessed, i.explain("begin a claim in", err)
 	}
 	defer func() { _ = tx.Rollback() }() // does nothing after the commit
-	result, err := i.handleSQL(ctx, tx, message, handler)
+	result, err := i.handleSQL(ctx, tx, o, message, handler)
 	if err != nil || result == Duplicate {
 		return result, err
 	}
@@ -46,11 +47,13 @@ func (i *Inbox) processSQL(ctx context.Context, db SQLBeginner, message Message,
 // ProcessSQLTx processes the message within the caller's transaction, in a
 // savepoint: what it returns holds once that commits, and an error undoes only
 // what the handler and the claim did.
-func (i *Inbox) ProcessSQLTx(ctx context.Context, tx *sql.Tx, message Message, handler SQLHandler) (Result, error) {
-	message, err := i.prepare(message)
+func (i *Inbox) ProcessSQLTx(ctx context.Context, tx *sql.Tx, message Message, handler SQLHandler) (result Result, err error) {
+	message, err = i.prepare(ctx, message)
 	if err != nil {
 		return Unprocessed, err
 	}
+	ctx, o := i.observe(ctx, false, message)
+	defer func() { o.end(err, result) }()
 	if _, err := tx.ExecContext(ctx, savepointSQL); err != nil {
 		return Unprocessed, i.explain("set a savepoint for a claim in", err)
 	}
@@ -62,7 +65,7 @@ func (i *Inbox) ProcessSQLTx(ctx context.Context, tx *sql.Tx, message Message, h
 			_, _ = tx.ExecContext(ctx, rollbackSavepointSQL)
 		}
 	}()
-	result, err := i.handleSQL(ctx, tx, message, handler)
+	result, err = i.handleSQL(ctx, tx, o, message, handler)
 	if err != nil || result == Duplicate {
 		return result, err
 	}
@@ -74,7 +77,7 @@ func (i *Inbox) ProcessSQLTx(ctx context.Context, tx *sql.Tx, message Message, h
 }
 
 // handleSQL claims the message and runs the handler.
-func (i *Inbox) handleSQL(ctx context.Context, tx *sql.Tx, message Message, handler SQLHandler) (Result, error) {
+func (i *Inbox) handleSQL(ctx context.Context, tx *sql.Tx, o *observation, message Message, handler SQLHandler) (Result, error) {
 	claim, err := tx.ExecContext(ctx, fmt.Sprintf(claimSQL, i.identifier("")), i.claimArguments(message)...)
 	if err != nil {
 		return Unprocessed, i.explain("claim in", err)
@@ -98,7 +101,7 @@ func (i *Inbox) handleSQL(ctx context.Context, tx *sql.Tx, message Message, hand
 	}
 	result := i.verdict(order.late([]Message{message}, []bool{true}, previous)[0])
 	if result.Ran() {
-		if err := handler(i.Extract(ctx, message), tx, message); err != nil {
+		if err := o.handle(func() error { return handler(ctx, tx, message) }); err != nil {
 			return Unprocessed, err
 		}
 	}

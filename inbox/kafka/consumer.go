@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,7 @@ type Consumer struct {
 	cluster  *cluster
 	runner   attempt.Runner
 	counters counters
+	reach    *reach
 	running  atomic.Bool
 	current  atomic.Pointer[progress]
 	assigned atomic.Int64
@@ -48,11 +50,12 @@ func New(config Config) (*Consumer, error) {
 	logger := config.Logger.With("consumer", config.Inbox.Consumer, "group", config.Group)
 	return &Consumer{
 		config:  config,
+		reach:   newReach(&config),
 		logger:  logger,
 		cluster: newCluster(config.Brokers, config.Dialer, topics),
 		runner: attempt.Runner{
 			Inbox: config.Inbox, DB: config.DB, Handler: config.Handler, BatchHandler: config.BatchHandler,
-			Timeout: config.HandlerTimeout, Logger: logger,
+			Timeout: config.HandlerTimeout, Group: config.Group, Logger: logger,
 		},
 	}, nil
 }
@@ -81,7 +84,13 @@ func (c *Consumer) Run(ctx context.Context) error {
 	c.asked = false
 	m := &member{config: &c.config, cluster: c.cluster}
 	defer m.hangUp()
+	c.reach.unknown()
+	watching, unwatch := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { c.runner.Watch(watching) })
 	err := c.consume(ctx, m)
+	unwatch()
+	watch.Wait()
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
 	defer cancel()
 	if left := m.leave(last); left != nil {
@@ -102,6 +111,7 @@ func (c *Consumer) consume(ctx context.Context, m *member) error {
 		case err == nil:
 			failures = 0
 			trouble.over(c.logger, "a member of the group again")
+			c.reach.group(true)
 			if err := c.serve(ctx, m, assigned); err != nil {
 				return err
 			}
@@ -117,6 +127,7 @@ func (c *Consumer) consume(ctx context.Context, m *member) error {
 			}
 		default:
 			failures++
+			c.reach.group(false)
 			trouble.begins(c.logger, "cannot join the group; trying again", err)
 			c.pause(ctx, failures)
 		}

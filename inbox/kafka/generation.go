@@ -69,7 +69,10 @@ func (c *Consumer) serve(ctx context.Context, m *member, assigned *assignment) e
 		c.asked = true
 		workers.Go(func() { c.warnOfRetention(g.ended) })
 	}
+	observer := c.runner.Observer()
 	for id, committed := range assigned.partitions {
+		observer.Assigned(c.config.Inbox.Consumer, id.topic, id.id)
+		defer observer.Revoked(c.config.Inbox.Consumer, id.topic, id.id)
 		p := &partition{
 			consumer: c, id: id, progress: g.progress,
 			fetcher: fetcher{config: &c.config, cluster: c.cluster, partition: id, since: g.heard},
@@ -132,6 +135,7 @@ func (g *generation) keep(ctx context.Context, idle <-chan struct{}, interrupt c
 			g.beat(talk)
 		case <-commits.C:
 			g.commit(talk)
+			g.tellLag()
 		case <-g.progress.urgent:
 			g.commit(talk) // where it fails the ticker tries again
 		}
@@ -193,31 +197,60 @@ func (g *generation) commit(ctx context.Context) bool {
 		// one.
 		g.stale = true
 	}
-	g.follow(err, &g.commits, "cannot commit offsets; trying again")
+	if g.follow(err, &g.commits, "cannot commit offsets; trying again") {
+		for topic := range topicsOf(pending) {
+			g.consumer.runner.Observer().AcknowledgementFailed(g.consumer.config.Inbox.Consumer, topic)
+		}
+	}
 	return err == nil
 }
 
-// follow draws the conclusions from an answer of the coordinator.
-func (g *generation) follow(err error, trouble *trouble, what string) {
+// topicsOf are those of partitions.
+func topicsOf(partitions map[partitionID]int64) map[string]bool {
+	topics := make(map[string]bool)
+	for id := range partitions {
+		topics[id.topic] = true
+	}
+	return topics
+}
+
+// tellLag tells the observer how far behind this member's partitions are.
+func (g *generation) tellLag() {
+	if g.consumer.config.Inbox.Observer == nil {
+		return
+	}
+	for id, lag := range g.progress.lags() {
+		g.consumer.runner.Observer().Lag(g.consumer.config.Inbox.Consumer, id.topic, id.id, lag)
+	}
+}
+
+// follow draws the conclusions from an answer of the coordinator. It reports
+// whether the coordinator could not do what it was asked for, or did not answer.
+func (g *generation) follow(err error, trouble *trouble, what string) (failed bool) {
 	switch {
 	case err == nil:
 		g.heard = time.Now()
 		trouble.over(g.logger, "the coordinator answers again")
+		g.consumer.reach.group(true)
 	case rebalancing(err):
 		g.heard = time.Now()
 		g.end(errRebalance)
 	case expelled(err):
 		g.stale = true
 		g.end(fmt.Errorf("the group goes on without this member: %w", err))
+		return true
 	case errors.Is(err, context.Canceled) || errors.Is(err, errRebalance) || errors.Is(err, errNewcomers):
 		// Cut off because the generation has ended.
 	default:
 		trouble.begins(g.logger, what, err)
+		g.consumer.reach.group(false)
 		if time.Since(g.heard) > g.consumer.config.SessionTimeout {
 			// The others have these partitions by now.
 			g.end(fmt.Errorf("the coordinator has not answered for SessionTimeout: %w", err))
 		}
+		return true
 	}
+	return false
 }
 
 // flush is the last commit.

@@ -40,6 +40,7 @@ type message struct {
 // new. work outlives that, so that the handler may finish.
 func (p *partition) run(ended, work context.Context, committed int64) {
 	defer p.fetcher.close()
+	defer p.consumer.reach.forget(p.id)
 	if !p.start(ended, committed) {
 		return
 	}
@@ -49,6 +50,7 @@ func (p *partition) run(ended, work context.Context, committed int64) {
 			failures = 0
 			p.outside = 0
 			p.trouble.over(p.logger, "reading again")
+			p.consumer.reach.partition(p.id, true)
 			p.progress.saw(p.id, records.end)
 			err = p.consume(ended, work, records)
 		}
@@ -61,6 +63,7 @@ func (p *partition) run(ended, work context.Context, committed int64) {
 		if err != nil {
 			failures++
 			p.trouble.begins(p.logger, "cannot read the partition; trying again", err)
+			p.consumer.reach.partition(p.id, false)
 			p.consumer.pause(ended, failures)
 		}
 	}
@@ -83,6 +86,7 @@ func (p *partition) start(ended context.Context, committed int64) bool {
 		}
 		if ended.Err() == nil {
 			failures++
+			p.consumer.reach.partition(p.id, false)
 			p.trouble.begins(p.logger, "cannot find out where the partition begins; trying again", err)
 			p.consumer.pause(ended, failures)
 		}
@@ -220,7 +224,7 @@ func (p *partition) together(ended, work context.Context, batch []message) (done
 		messages[i] = batch[i].Message
 	}
 	for tries := 1; ; tries++ {
-		results, err := p.consumer.runner.Try(work, messages)
+		results, err := p.consumer.runner.Try(work, 0, messages...)
 		if err == nil {
 			p.consumer.counters.count(results)
 			return true, false
@@ -230,11 +234,13 @@ func (p *partition) together(ended, work context.Context, batch []message) (done
 			if !p.consumer.pause(ended, tries) {
 				return false, false
 			}
+			p.retried()
 		case attempt.Interrupted:
 			return false, false
 		default:
 			p.logger.Warn("a batch failed; trying its messages one by one", "messages", len(batch),
 				"from", batch[0].record.offset, "to", batch[len(batch)-1].record.offset, "error", err)
+			p.retried()
 			return false, true
 		}
 	}
@@ -248,7 +254,7 @@ func (p *partition) alone(ended, work context.Context, m message) bool {
 		logger = logger.With("message_id", id)
 	}
 	for tries, attempts := 1, 0; ; tries++ {
-		results, err := p.consumer.runner.Try(work, []inbox.Message{m.Message})
+		results, err := p.consumer.runner.Try(work, attempts+1, m.Message)
 		if err == nil {
 			p.consumer.counters.count(results)
 			return true
@@ -275,15 +281,22 @@ func (p *partition) alone(ended, work context.Context, m message) bool {
 		if !p.consumer.pause(ended, tries) {
 			return false
 		}
+		p.retried()
 	}
+}
+
+func (p *partition) retried() {
+	p.consumer.runner.Observer().Retried(p.consumer.config.Inbox.Consumer, p.id.topic)
 }
 
 // poison puts a message aside, however long that takes.
 func (p *partition) poison(ended, work context.Context, logger *slog.Logger, m message, f failure) bool {
+	observer, consumer := p.consumer.runner.Observer(), p.consumer.config.Inbox.Consumer
 	for tries := 1; ; tries++ {
 		where, err := p.consumer.putAside(work, m, f)
 		if err == nil {
 			p.consumer.counters.poisoned.Add(1)
+			observer.PutAside(consumer, p.id.topic, p.consumer.aside())
 			logger.Error("a message was given up", "now", where, "attempts", f.attempts, "error", f.err)
 			p.trouble.over(logger, "messages can be put aside again")
 			return true
@@ -291,6 +304,7 @@ func (p *partition) poison(ended, work context.Context, logger *slog.Logger, m m
 		if work.Err() != nil {
 			return false
 		}
+		observer.PutAsideFailed(consumer, p.id.topic)
 		p.trouble.begins(logger, "a message cannot be processed, and neither can it be put aside: the partition waits", err)
 		if !p.consumer.pause(ended, tries) {
 			return false

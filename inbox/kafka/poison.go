@@ -15,6 +15,7 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/produce"
 
+	"github.com/outboxrelay/relay/inbox"
 	"github.com/outboxrelay/relay/inbox/parked"
 )
 
@@ -55,6 +56,14 @@ func (c *Consumer) putAside(ctx context.Context, m message, f failure) (where st
 		return "topic " + poison.Topic, c.publish(ctx, poison.Topic, m.record.key, c.deadLetter(m, f))
 	}
 	return "", fmt.Errorf("OnPoison: %T is neither Park nor DeadLetter", c.config.OnPoison)
+}
+
+// aside is where putAside puts messages.
+func (c *Consumer) aside() inbox.Aside {
+	if _, ok := c.config.OnPoison.(DeadLetter); ok {
+		return inbox.DeadLettered
+	}
+	return inbox.Parked
 }
 
 // deadLetter is the message as it was, with what failed in its headers.

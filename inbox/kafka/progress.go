@@ -45,12 +45,21 @@ func (p *progress) saw(partition partitionID, end int64) {
 
 // lag is the number of messages, roughly, that are yet to be processed.
 func (p *progress) lag() (n int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for partition, end := range p.ends {
-		n += max(0, end-max(0, p.done[partition]))
+	for _, lag := range p.lags() {
+		n += lag
 	}
 	return n
+}
+
+// lags are those of the partitions that were read.
+func (p *progress) lags() map[partitionID]int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	lags := make(map[partitionID]int64, len(p.ends))
+	for partition, end := range p.ends {
+		lags[partition] = max(0, end-max(0, p.done[partition]))
+	}
+	return lags
 }
 
 // pending are the offsets yet to be committed.

@@ -41,6 +41,13 @@ func (a *attempts) add(id inbox.ID, d *amqp.Delivery, retry Retry) int {
 	return n
 }
 
+// of returns how often the message has failed here.
+func (a *attempts) of(id inbox.ID) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.failed[id]
+}
+
 // forget is called when a message is settled.
 func (a *attempts) forget(id inbox.ID) {
 	a.mu.Lock()

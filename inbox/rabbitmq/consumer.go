@@ -97,7 +97,11 @@ func (c *Consumer) Run(ctx context.Context) error {
 			late.Stop()
 		}
 	}()
+	var watch sync.WaitGroup
+	watch.Go(func() { c.runner.Watch(ctx) })
+	c.brokerUp(false)
 	c.loop(ctx, work)
+	watch.Wait() // loop returns when ctx has ended
 	p := <-c.publisher
 	p.close()
 	c.publisher <- p
@@ -118,6 +122,7 @@ func (c *Consumer) loop(ctx, work context.Context) {
 		s, err := c.subscribe(ctx, urls[0])
 		if err == nil {
 			c.logger.Info("consuming", "broker", s.link.address)
+			c.brokerUp(true)
 			told = ""
 			var progress bool
 			progress, err = s.run(ctx, work)
@@ -130,6 +135,7 @@ func (c *Consumer) loop(ctx, work context.Context) {
 		}
 		failures++
 		c.counters.interruptions.Add(1)
+		c.brokerUp(errors.Is(err, errDatabaseAway))
 		pause := c.config.Backoff.pause(failures, rand.Float64())
 		switch {
 		case errors.Is(err, errDatabaseAway):
@@ -142,6 +148,10 @@ func (c *Consumer) loop(ctx, work context.Context) {
 		urls = append(urls[1:len(urls):len(urls)], urls[0])
 		sleep(ctx, pause)
 	}
+}
+
+func (c *Consumer) brokerUp(up bool) {
+	c.runner.Observer().BrokerUp(c.config.Inbox.Consumer, c.config.Queue, up)
 }
 
 // sleep reports whether the whole time has passed.

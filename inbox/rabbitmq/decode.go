@@ -15,6 +15,7 @@ func (c *Consumer) decode(d *amqp.Delivery) (m inbox.Message, id inbox.ID, err e
 		Topic: d.RoutingKey, Payload: d.Body,
 		Source: inbox.QueueSource(c.config.Queue), ReceivedAt: time.Now(),
 	}
+	m.Source.Exchange = d.Exchange
 	c.config.Decoder.RabbitMQ(&m, inbox.Properties{
 		MessageID: d.MessageId, CorrelationID: d.CorrelationId, Type: d.Type,
 		ContentType: d.ContentType, Timestamp: d.Timestamp,

@@ -51,12 +51,16 @@ func (s *session) processBatch(work context.Context, batch []*task) {
 			messages = append(messages, t.message)
 		}
 		if len(messages) == len(batch) {
-			results, err := s.consumer.runner.Try(work, messages)
+			results, err := s.consumer.runner.Try(work, 0, messages...)
 			if err == nil {
 				s.settle(results, batch...)
 				return
 			}
-			// What failed, and whose fault it is, shows when they are alone.
+			if s.consumer.runner.Judge(work, err) == attempt.Interrupted {
+				return
+			}
+			// Which one failed shows when they are alone.
+			s.consumer.retried()
 			s.consumer.logger.Debug("a batch failed: trying its messages one by one", "messages", len(batch), "error", err)
 		}
 	}
@@ -72,13 +76,13 @@ func (s *session) processBatch(work context.Context, batch []*task) {
 func (s *session) process(work context.Context, t *task) {
 	c := s.consumer
 	if t.err != nil {
+		c.runner.Observer().Failed(c.config.Inbox.Consumer, c.config.Queue, inbox.WithoutID)
 		s.bury(work, t, t.err, 0)
 		return
 	}
-	messages := []inbox.Message{t.message}
 	var away time.Time // since when the database is
 	for outages := 1; ; {
-		results, err := c.runner.Try(work, messages)
+		results, err := c.runner.Try(work, c.attempts.of(t.id)+1, t.message)
 		if err == nil {
 			s.settle(results, t)
 			return
@@ -110,6 +114,7 @@ func (s *session) process(work context.Context, t *task) {
 				// The pause comes first, or a failing message would go round
 				// and round.
 				if sleep(s.halted, pause) {
+					c.retried()
 					_ = s.acks.requeue(t.delivery.DeliveryTag) // an error ends the session too
 				}
 				return
@@ -118,7 +123,12 @@ func (s *session) process(work context.Context, t *task) {
 		if !sleep(s.halted, pause) {
 			return
 		}
+		c.retried()
 	}
+}
+
+func (c *Consumer) retried() {
+	c.runner.Observer().Retried(c.config.Inbox.Consumer, c.config.Queue)
 }
 
 // settle acknowledges what was committed. An error ends the session too, and
@@ -131,9 +141,15 @@ func (s *session) settle(results []inbox.Result, tasks ...*task) {
 		c.attempts.forget(t.id)
 		tags[i] = t.delivery.DeliveryTag
 	}
-	if err := s.acks.ack(tags...); err == nil {
-		s.settled.Add(int64(len(tags)))
+	s.acknowledge(tags...)
+}
+
+func (s *session) acknowledge(tags ...uint64) {
+	if err := s.acks.ack(tags...); err != nil {
+		s.consumer.runner.Observer().AcknowledgementFailed(s.consumer.config.Inbox.Consumer, s.consumer.config.Queue)
+		return
 	}
+	s.settled.Add(int64(len(tags)))
 }
 
 // bury hands a message that cannot be processed to OnPoison, and acknowledges
@@ -151,6 +167,7 @@ func (s *session) bury(work context.Context, t *task, cause error, attempts int)
 		if work.Err() != nil {
 			return
 		}
+		c.runner.Observer().PutAsideFailed(c.config.Inbox.Consumer, c.config.Queue)
 		pause := c.config.Backoff.pause(n, rand.Float64())
 		if err.Error() != told {
 			told = err.Error()
@@ -164,10 +181,9 @@ func (s *session) bury(work context.Context, t *task, cause error, attempts int)
 	c.logger.Error("a message could not be processed and was put aside",
 		"message_id", t.id, "type", t.message.Type, "attempts", attempts, "action", fmt.Sprintf("%T", c.config.OnPoison), "error", cause)
 	c.counters.poisoned.Add(1)
+	c.runner.Observer().PutAside(c.config.Inbox.Consumer, c.config.Queue, c.aside())
 	c.attempts.forget(t.id)
-	if err := s.acks.ack(t.delivery.DeliveryTag); err == nil {
-		s.settled.Add(1)
-	}
+	s.acknowledge(t.delivery.DeliveryTag)
 }
 
 // logFailure logs a failed attempt, with the stack of a panic.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/outboxrelay/relay/inbox"
 	"github.com/outboxrelay/relay/inbox/parked"
 )
 
@@ -26,6 +27,14 @@ func (c *Consumer) handOver(ctx context.Context, t *task, f failure) error {
 		defer cancel()
 		return c.park(ctx, t, f)
 	}
+}
+
+// aside is where handOver puts messages.
+func (c *Consumer) aside() inbox.Aside {
+	if _, ok := c.config.OnPoison.(DeadLetter); ok {
+		return inbox.DeadLettered
+	}
+	return inbox.Parked
 }
 
 // parkTimeout bounds one attempt to park a message.

@@ -3,9 +3,6 @@ package attempt
 import (
 	"context"
 	"errors"
-	"log/slog"
-	"sync"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -28,14 +25,36 @@ const (
 	Hopeless
 )
 
-// Judge says whose fault an error of Try is. It may ask the database whether it
-// answers, and logs when an outage begins.
+// Judge says whose fault an error of Try is, and tells the observer. It may ask
+// the database whether it answers, and logs when an outage begins.
 func (r *Runner) Judge(work context.Context, err error) Fault {
 	fault := r.judge(work, err)
 	if fault == Database {
-		r.health.gone(r.Logger, err)
+		r.gone(err, false)
+	}
+	if failed, ok := errors.AsType[*Error](err); ok {
+		r.Observer().Failed(r.Inbox.Consumer, failed.source, failed.reason(fault))
 	}
 	return fault
+}
+
+// reason is why the transaction failed.
+func (e *Error) reason(fault Fault) inbox.Reason {
+	switch {
+	case fault == Interrupted:
+		return inbox.Interrupted
+	case fault == Database:
+		return inbox.DatabaseFailed
+	case fault == Hopeless:
+		return inbox.WithoutID
+	case isError[*PanicError](e.err):
+		return inbox.HandlerPanicked
+	case e.stage.timeout:
+		return inbox.TimedOut
+	case e.stage.done:
+		return inbox.CommitFailed
+	}
+	return inbox.HandlerFailed
 }
 
 func (r *Runner) judge(work context.Context, err error) Fault {
@@ -97,53 +116,4 @@ func isOutage(err error) bool {
 func isError[E error](err error) bool {
 	_, ok := errors.AsType[E](err)
 	return ok
-}
-
-// pingTimeout bounds the question whether the database answers.
-const pingTimeout = 5 * time.Second
-
-// Ping asks whether the database answers.
-func (r *Runner) Ping(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
-	defer cancel()
-	tx, err := r.DB.Begin(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = tx.Exec(ctx, "SELECT 1")
-	// The connection goes back to the pool; an error closes it.
-	_ = tx.Rollback(ctx)
-	return err
-}
-
-// health is whether the database can be used, as far as transactions tell.
-type health struct {
-	mu sync.Mutex
-	// away is when a transaction last found that it could not; zero while it
-	// can.
-	away time.Time
-}
-
-// gone and back log the beginning and the end of an outage. began is when the
-// transaction did: one from before the outage proves nothing.
-func (h *health) gone(logger *slog.Logger, err error) {
-	h.mu.Lock()
-	first := h.away.IsZero()
-	h.away = time.Now()
-	h.mu.Unlock()
-	if first {
-		logger.Warn("the database cannot be used: messages wait for it, and no attempt is counted", "error", err)
-	}
-}
-
-func (h *health) back(logger *slog.Logger, began time.Time) {
-	h.mu.Lock()
-	back := !h.away.IsZero() && began.After(h.away)
-	if back {
-		h.away = time.Time{}
-	}
-	h.mu.Unlock()
-	if back {
-		logger.Info("the database can be used again")
-	}
 }

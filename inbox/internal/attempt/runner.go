@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outboxrelay/relay/inbox"
+	"github.com/outboxrelay/relay/inbox/internal/delivery"
 )
 
 // Runner tries messages. It may be used concurrently.
@@ -29,9 +30,19 @@ type Runner struct {
 	// databaseTime beside it: a slow database takes nothing of the handler's
 	// time, so that it never makes a message fail.
 	Timeout time.Duration
-	Logger  *slog.Logger
+	// Group is the Kafka consumer group; empty elsewhere.
+	Group  string
+	Logger *slog.Logger
 
 	health health
+}
+
+// Observer is the inbox's, or one that does nothing.
+func (r *Runner) Observer() inbox.Observer {
+	if r.Inbox.Observer == nil {
+		return inbox.Unobserved{}
+	}
+	return r.Inbox.Observer
 }
 
 // databaseTime is how long the database may take, beside the handler.
@@ -47,26 +58,15 @@ var (
 	errSlow    = fmt.Errorf("the database took longer than %s beside the handler", databaseTime)
 )
 
-// PanicError is a handler's panic. Its transaction was rolled back.
-type PanicError struct {
-	Value any
-	// Stack is where it happened, as debug.Stack shows it.
-	Stack []byte
-}
-
-// Error implements error.
-func (e *PanicError) Error() string { return fmt.Sprintf("the handler panicked: %v", e.Value) }
-
-// Unwrap returns the value that the handler panicked with, if it is an error.
-func (e *PanicError) Unwrap() error {
-	err, _ := e.Value.(error)
-	return err
-}
+// PanicError is a handler's panic.
+type PanicError = delivery.PanicError
 
 // Error is a failed transaction.
 type Error struct {
 	err   error
 	stage stage
+	// source is where its messages are from.
+	source string
 }
 
 // stage is how far a transaction came.
@@ -103,12 +103,12 @@ func (r *Runner) Identify(message inbox.Message) (id inbox.ID, err error) {
 
 // Try processes messages in one transaction; a single one where there is no
 // BatchHandler. work is not the context of a stop: that lets what runs finish.
-// Its errors are for Judge.
-func (r *Runner) Try(work context.Context, messages []inbox.Message) ([]inbox.Result, error) {
-	ctx := work
+// attempt counts the tries of a message. Its errors are for Judge.
+func (r *Runner) Try(work context.Context, attempt int, messages ...inbox.Message) ([]inbox.Result, error) {
+	ctx := delivery.With(work, delivery.Delivery{Group: r.Group, Attempt: attempt})
 	if r.Timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(work, r.Timeout+databaseTime, errSlow)
+		ctx, cancel = context.WithTimeoutCause(ctx, r.Timeout+databaseTime, errSlow)
 		defer cancel()
 	}
 	var s stage
@@ -118,9 +118,9 @@ func (r *Runner) Try(work context.Context, messages []inbox.Message) ([]inbox.Re
 		if errors.Is(context.Cause(ctx), errSlow) {
 			err = errors.Join(errSlow, err)
 		}
-		return nil, &Error{err: err, stage: s}
+		return nil, &Error{err: err, stage: s, source: inbox.SourceOf(messages[0])}
 	}
-	r.health.back(r.Logger, began)
+	r.back(began)
 	return results, nil
 }
 
