@@ -19,6 +19,7 @@ import (
 	"github.com/outboxrelay/relay/internal/route"
 	"github.com/outboxrelay/relay/internal/route/pattern"
 	"github.com/outboxrelay/relay/internal/source"
+	"github.com/outboxrelay/relay/internal/tracing/otlp"
 )
 
 // pruneInterval is how often a running relay looks for rows past retention.
@@ -71,6 +72,8 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	spans := otlp.Start(ctx, version, logger)
+	defer spans.Stop()
 	registry := prometheus.NewRegistry()
 	meter := newMeter(registry, c)
 	manager := newNotifier(os.Getenv, c.ShutdownTimeout, logger)
@@ -97,6 +100,7 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 		ShutdownTimeout: c.ShutdownTimeout,
 		Logger:          logger,
 		Observer:        manager.observe(meter),
+		Tracer:          newTracer(spans, c, pool.Config().ConnConfig),
 	})
 
 	var background sync.WaitGroup
@@ -141,6 +145,7 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 		"mode", c.Outbox.Mode, "ordering", c.Outbox.Ordering, "workers", c.Outbox.Workers, "batch_size", c.Outbox.BatchSize)
 	background.Go(func() { manager.run(beside, ctx.Done(), loop) })
 	loop.Run(ctx)
+	spans.Stop()
 	logger.Info("relay stopped")
 	return nil
 }

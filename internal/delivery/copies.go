@@ -59,12 +59,15 @@ func (l *Loop) copyDead(ctx context.Context, d *delivery, outcomes []source.Outc
 		}
 		return
 	}
-	for n, err := range gate.publisher.Publish(ctx, copies) {
+	sending := d.trace.Send(gate.name, copies, nil)
+	results := gate.publisher.Publish(ctx, copies)
+	sending.End(results)
+	for n, err := range results {
 		switch {
 		case err == nil:
 		case sinks.ScopeOf(err) == sinks.ScopeMessage:
 			l.options.Logger.Warn("the copy of a dead letter was refused; it is in the table of dead letters alone",
-				"topic", copies[n].Topic, "id", copies[n].Sequence, "message_id", uuid(copies[n].ID),
+				"topic", copies[n].Topic, "sink", gate.name, "id", copies[n].Sequence, "message_id", uuid(copies[n].ID), traceOf(&copies[n]).attr(),
 				"destination", copies[n].Destination, "reason", sinks.ReasonOf(err), "error", err)
 		default:
 			l.postponeDeath(&outcomes[indexes[n]], "its copy could not be published: "+err.Error())

@@ -67,7 +67,7 @@ func (l *Loop) hold(now time.Time, d *delivery, i int, err error) time.Duration 
 	if news {
 		l.options.Logger.Warn("a destination takes nothing; what goes there waits, other messages go on",
 			"topic", m.Topic, "destination", target.Destination, "concerns", sinks.ScopeOf(err).String(),
-			"id", m.Sequence, "message_id", uuid(m.ID), "retry_in", pause.Round(time.Millisecond).String(), "reason", sinks.ReasonOf(err), "error", err)
+			"id", m.Sequence, "message_id", uuid(m.ID), traceOf(m).attr(), "retry_in", pause.Round(time.Millisecond).String(), "reason", sinks.ReasonOf(err), "error", err)
 	}
 	return pause
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/outboxrelay/relay/internal/route"
 	"github.com/outboxrelay/relay/internal/source"
+	"github.com/outboxrelay/relay/internal/tracing"
 	"github.com/outboxrelay/relay/sinks"
 )
 
@@ -29,6 +30,8 @@ type delivery struct {
 	held bool
 	// probes are the holds that the batch tries.
 	probes []*hold
+	// trace is nil where the batch is not traced.
+	trace *tracing.Batch
 }
 
 // parcel is what goes to one sink.
@@ -185,8 +188,10 @@ func (l *Loop) deliver(ctx context.Context, d *delivery) {
 	results := make([][]error, len(d.parcels))
 	publish := func(i int, p *parcel) {
 		began := time.Now()
+		sending := d.sending(p)
 		results[i] = p.gate.publisher.Publish(publishing, p.messages)
 		l.options.Observer.PublishTook(p.gate.name, time.Since(began))
+		sending.End(results[i])
 	}
 	var wait sync.WaitGroup
 	for i, p := range d.parcels[min(1, len(d.parcels)):] {
@@ -202,6 +207,23 @@ func (l *Loop) deliver(ctx context.Context, d *delivery) {
 	outcomes := l.decide(d)
 	l.copyDead(publishing, d, outcomes)
 	l.settle(context.WithoutCancel(ctx), d, outcomes)
+}
+
+// sending begins the trace of what goes to a sink.
+func (d *delivery) sending(p *parcel) *tracing.Sending {
+	if d.trace == nil {
+		return nil
+	}
+	return d.trace.Send(p.gate.name, p.messages, func(i int) string {
+		if p.indexes != nil {
+			i = p.indexes[i]
+		}
+		// A destination that is made of a key is one of too many to be a name.
+		if made := d.targets[i].Route; made.DependsOnKey() {
+			return made.Template()
+		}
+		return ""
+	})
 }
 
 // judge takes a sink's results over and tells its gate, unless they are what

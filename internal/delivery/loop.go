@@ -14,6 +14,7 @@ import (
 
 	"github.com/outboxrelay/relay/internal/route"
 	"github.com/outboxrelay/relay/internal/source"
+	"github.com/outboxrelay/relay/internal/tracing"
 	"github.com/outboxrelay/relay/sinks"
 )
 
@@ -64,6 +65,8 @@ type Options struct {
 	Logger          *slog.Logger
 	// Observer is told what happens; nil: nobody.
 	Observer Observer
+	// Tracer traces the batches; nil: nobody does.
+	Tracer *tracing.Tracer
 }
 
 // Loop claims, routes, publishes and settles.
@@ -211,10 +214,13 @@ func (l *Loop) claimAll(ctx, publishing context.Context) {
 			if !held {
 				wait = pace.after(began, true, batch.Full())
 			}
+			trace := l.options.Tracer.Batch(began, len(batch.Messages()), held)
 			d := l.route(batch, held)
+			d.trace = trace
 			go func() {
 				defer func() { <-l.slots }()
 				l.deliver(publishing, d)
+				trace.End()
 				if held {
 					l.turns.ended()
 					l.Wake()

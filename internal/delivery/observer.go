@@ -67,3 +67,11 @@ func (t *tally) add(topic, sink, reason string) {
 	t.last = len(t.counts)
 	t.counts = append(t.counts, count{topic, sink, reason, 1})
 }
+
+// total counts all messages.
+func (t *tally) total() (n int) {
+	for _, c := range t.counts {
+		n += c.n
+	}
+	return n
+}

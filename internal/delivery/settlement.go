@@ -18,19 +18,20 @@ func (l *Loop) settle(ctx context.Context, d *delivery, outcomes []source.Outcom
 	defer cancel()
 	published := l.observe(d)
 	changes := l.changes(d, outcomes) // the messages are gone when they are settled
+	lines := l.lines(ctx, d, outcomes)
 	began := time.Now()
+	settling := d.trace.Settle()
 	err := d.batch.Settle(ctx, outcomes)
 	l.options.Observer.SettleTook(time.Since(began))
+	settling.End(published.total(), err)
 	unrecorded, ok := errors.AsType[*source.UnrecordedError](err)
 	if err != nil && !ok {
-		unsettled := 0
-		for _, c := range published.counts {
-			unsettled += c.n
-		}
-		l.options.Observer.Unsettled(unsettled)
+		l.options.Observer.Unsettled(published.total())
 		l.options.Logger.Warn("published messages could not be marked; they will be sent again", "error", err)
+		l.tellEach(lines, false, false)
 		return
 	}
+	l.tellEach(lines, true, unrecorded == nil)
 	for _, c := range published.counts {
 		l.options.Observer.Published(c.topic, c.sink, c.n)
 	}
@@ -50,10 +51,7 @@ func (l *Loop) observe(d *delivery) (published tally) {
 	now := time.Now()
 	messages := d.batch.Messages()
 	for i := range messages {
-		m, sink := &messages[i], ""
-		if d.targets[i].Route != nil {
-			sink = d.targets[i].Route.Sink()
-		}
+		m, sink := &messages[i], d.sink(i)
 		switch err := d.result(i); {
 		case err == nil:
 			published.add(m.Topic, sink, "")
@@ -71,9 +69,11 @@ func (l *Loop) observe(d *delivery) (published tally) {
 // change is what is to be said of one message.
 type change struct {
 	topic   string
+	sink    string
 	key     []byte
 	id      int64
 	message uuid
+	trace   traceID
 	before  source.Failures
 	outcome source.Outcome
 	err     error
@@ -89,7 +89,7 @@ func (l *Loop) changes(d *delivery, outcomes []source.Outcome) (changes []change
 	for i := range messages {
 		m := &messages[i]
 		c := change{
-			topic: m.Topic, id: m.Sequence, message: uuid(m.ID),
+			topic: m.Topic, sink: d.sink(i), id: m.Sequence, message: uuid(m.ID), trace: traceOf(m),
 			before: d.batch.Failures(i), outcome: source.Outcome{Verdict: source.Published}, err: d.result(i),
 		}
 		if outcomes != nil {
@@ -108,7 +108,7 @@ func (l *Loop) changes(d *delivery, outcomes []source.Outcome) (changes []change
 // the 1st, 2nd, 4th, 8th … attempt.
 func (l *Loop) tell(c *change) {
 	about := []any{
-		"topic", c.topic, "id", c.id, "message_id", c.message, "attempts", c.outcome.Attempts,
+		"topic", c.topic, "sink", c.sink, "id", c.id, "message_id", c.message, c.trace.attr(), "attempts", c.outcome.Attempts,
 		"reason", c.outcome.Reason, "error", c.err,
 	}
 	tell := func(level slog.Level, message string, more ...any) {
@@ -119,7 +119,7 @@ func (l *Loop) tell(c *change) {
 	switch c.outcome.Verdict {
 	case source.Published:
 		l.options.Logger.Info("a message that had been refused was published; its key goes on",
-			"topic", c.topic, "id", c.id, "message_id", c.message, "attempts", c.before.Attempts+1)
+			"topic", c.topic, "sink", c.sink, "id", c.id, "message_id", c.message, c.trace.attr(), "attempts", c.before.Attempts+1)
 	case source.Dead:
 		l.options.Observer.GivenUp(c.topic, string(DeadLetter))
 		tell(slog.LevelWarn, "a message was moved to the dead letters; its key goes on")

@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -42,7 +43,7 @@ type Provider struct {
 	maxLinks int
 	// abandon ends exports that are under way.
 	abandon context.CancelFunc
-	logger  *slog.Logger
+	stopped sync.Once
 }
 
 // Start returns a Provider as the environment says, nil when it asks for no
@@ -95,7 +96,7 @@ func (v variables) start(ctx context.Context, version string, logger *slog.Logge
 			sdktrace.WithRawSpanLimits(limits),
 			sdktrace.WithSpanProcessor(&countedQueue{SpanProcessor: queue, gauge: g}),
 		),
-		gauge: g, abandon: abandon, logger: logger, maxLinks: limits.LinkCountLimit,
+		gauge: g, abandon: abandon, maxLinks: limits.LinkCountLimit,
 	}
 	p.tracer = p.sdk.Tracer(scope, trace.WithInstrumentationVersion(version), trace.WithSchemaURL(semconv.SchemaURL))
 	logger.Info("traces are exported", "endpoint", g.endpoint, "protocol", v.protocol())
@@ -140,15 +141,17 @@ func (p *Provider) MaxLinks() int {
 	return p.maxLinks
 }
 
-// Stop exports what is left, which takes a few seconds at most, and ends.
+// Stop exports what is left, which takes a few seconds at most, and ends. Later
+// calls do nothing.
 func (p *Provider) Stop() {
 	if p == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-	defer cancel()
-	// What failed was told by the exporter, and what did not end is told here.
-	_ = p.sdk.Shutdown(ctx)
-	p.gauge.stop()
-	p.abandon()
+	p.stopped.Do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		_ = p.sdk.Shutdown(ctx) // what failed was told by the exporter; what did not end is told now
+		p.gauge.stop()
+		p.abandon()
+	})
 }

@@ -1,0 +1,89 @@
+package tracing
+
+import (
+	"strings"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/outboxrelay/relay/sinks"
+)
+
+// The headers of the W3C's Trace Context, as the writers' libraries name them.
+const (
+	headerParent = "traceparent"
+	headerState  = "tracestate"
+)
+
+// parentLength is the length of a traceparent of version 00:
+// 00-<32 hex digits>-<16 hex digits>-<2 hex digits>. Later versions may be
+// longer.
+const parentLength = 55
+
+// Stored returns the context that a message's writer stored with it, without
+// its trace state. It is not valid where there is none, or none that the Trace
+// Context knows. It does not allocate, and shares no memory with the message.
+func Stored(m *sinks.Message) trace.SpanContext {
+	parent := header(m, headerParent)
+	if len(parent) < parentLength || parent[2] != '-' || parent[35] != '-' || parent[52] != '-' {
+		return trace.SpanContext{}
+	}
+	var version, flags [1]byte
+	var config trace.SpanContextConfig
+	if !decodeHex(version[:], parent[:2]) || !decodeHex(config.TraceID[:], parent[3:35]) ||
+		!decodeHex(config.SpanID[:], parent[36:52]) || !decodeHex(flags[:], parent[53:55]) {
+		return trace.SpanContext{}
+	}
+	longer := len(parent) > parentLength
+	if version[0] == 0xff || longer && (version[0] == 0 || parent[parentLength] != '-') {
+		return trace.SpanContext{}
+	}
+	config.TraceFlags = trace.TraceFlags(flags[0]) & trace.FlagsSampled
+	config.Remote = true
+	return trace.NewSpanContext(config)
+}
+
+// withState adds the message's trace state to the context that Stored returned.
+func withState(stored trace.SpanContext, m *sinks.Message) trace.SpanContext {
+	state := header(m, headerState)
+	if state == "" {
+		return stored
+	}
+	parsed, err := trace.ParseTraceState(strings.Clone(state)) // the batch's memory is used again
+	if err != nil {
+		return stored
+	}
+	return stored.WithTraceState(parsed)
+}
+
+func header(m *sinks.Message, name string) string {
+	for i := range m.Headers {
+		if m.Headers[i].Name == name {
+			return m.Headers[i].Value
+		}
+	}
+	return ""
+}
+
+// decodeHex decodes lower case digits, the only ones that the Trace Context
+// allows, twice as many as there are bytes.
+func decodeHex(to []byte, digits string) bool {
+	for i := range to {
+		high, ok := nibble(digits[2*i])
+		low, too := nibble(digits[2*i+1])
+		if !ok || !too {
+			return false
+		}
+		to[i] = high<<4 | low
+	}
+	return true
+}
+
+func nibble(c byte) (byte, bool) {
+	switch {
+	case c >= '0' && c <= '9':
+		return c - '0', true
+	case c >= 'a' && c <= 'f':
+		return c - 'a' + 10, true
+	}
+	return 0, false
+}
