@@ -138,6 +138,9 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 		background.Go(func() { prunePeriodically(beside, pruner, logger) })
 	}
 
+	hidden := newRowSecurityWatch(pool, c, logger)
+	background.Go(func() { hidden.run(beside) })
+
 	for _, warning := range c.Warnings() {
 		logger.Warn("configuration", "warning", warning)
 	}

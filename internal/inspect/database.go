@@ -33,7 +33,6 @@ WHERE i.indrelid = to_regclass($1) AND i.indisvalid AND i.indisready`
     has_table_privilege(to_regclass($1), 'SELECT'),
     has_table_privilege(to_regclass($1), 'UPDATE') OR has_column_privilege(to_regclass($1), 'published_at', 'UPDATE'),
     has_table_privilege(to_regclass($1), 'DELETE'),
-    row_security_active(to_regclass($1)),
     (SELECT p.oid::regprocedure::text FROM pg_proc p
      WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = 'pg_logical_emit_message' AND p.proargtypes[2] = 'text'::regtype
          AND NOT has_function_privilege(p.oid, 'EXECUTE'))`
@@ -74,6 +73,7 @@ func Database(ctx context.Context, c *config.Config) ([]Finding, *pgx.Conn) {
 		d.migrations(ctx)
 		d.grants(ctx)
 		d.failures(ctx)
+		d.rowSecurity(ctx)
 		if c.Outbox.Notify {
 			d.notify(ctx)
 		}
@@ -228,9 +228,9 @@ func (d *database) migrations(ctx context.Context) {
 
 func (d *database) grants(ctx context.Context) {
 	subject := "grants on " + d.name
-	var selects, updates, deletes, rowSecurity bool
+	var selects, updates, deletion bool
 	var emit *string // the function that may not be called
-	if err := d.conn.QueryRow(ctx, grantsSQL, d.name).Scan(&selects, &updates, &deletes, &rowSecurity, &emit); err != nil {
+	if err := d.conn.QueryRow(ctx, grantsSQL, d.name).Scan(&selects, &updates, &deletion, &emit); err != nil {
 		d.fail(subject, err)
 		return
 	}
@@ -241,18 +241,24 @@ func (d *database) grants(ctx context.Context) {
 	if !updates {
 		d.missing(subject, "UPDATE (published_at)", d.name)
 	}
-	if !deletes && d.deletes() {
+	if !deletion && deletes(d.config) {
 		d.missing(subject, "DELETE", d.name)
 	}
 	if emit != nil {
 		d.missing(subject, "EXECUTE", "FUNCTION "+*emit)
 	}
-	if rowSecurity {
-		d.add(Warning, subject, "row level security hides rows from this role: hidden rows are never published", fmt.Sprintf("ALTER ROLE %s BYPASSRLS, or add a policy that lets it see all rows", d.role()))
-	}
 	if len(d.findings) == before {
 		d.add(OK, subject, "sufficient", "")
 	}
+}
+
+// rowSecurity looks for rows that this role does not see.
+func (d *database) rowSecurity(ctx context.Context) {
+	findings, err := RowSecurity(ctx, d.conn, d.config)
+	if err != nil {
+		d.fail("grants on "+d.name, err)
+	}
+	d.findings = append(d.findings, findings...)
 }
 
 // notify sends a notification to itself: a transaction pooler accepts LISTEN

@@ -298,17 +298,6 @@ func TestEmittingMessagesNotGranted(t *testing.T) {
 	}
 }
 
-func TestRowLevelSecurity(t *testing.T) {
-	db := pgtest.NewOutbox(t)
-	role := newRole(t, db)
-	db.Exec(t, "GRANT ALL ON outbox, outbox_migrations, outbox_parked, outbox_dead_letters TO "+role, "ALTER TABLE outbox ENABLE ROW LEVEL SECURITY")
-	findings := look(t, settings(t, db.URL, role))
-	expect(t, findings, inspect.Error)
-	expect(t, findings, inspect.Warning, `grants on "public"."outbox": row level security hides rows… -> ALTER ROLE "`+role+`" BYPASSRLS`)
-	db.Exec(t, of(findings, inspect.Warning)[0].Remedy[:len("ALTER ROLE "+role+" BYPASSRLS")+2])
-	expect(t, look(t, settings(t, db.URL, role)), inspect.Warning)
-}
-
 func TestReadOnlyServer(t *testing.T) {
 	db := pgtest.NewOutbox(t)
 	role := newRole(t, db)

@@ -2,19 +2,16 @@ package inspect
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/outboxrelay/relay/internal/source"
 )
 
 // besideSQL asks what the role may do with a table beside the outbox.
 const besideSQL = `SELECT to_regclass($1) IS NOT NULL, coalesce(has_table_privilege(to_regclass($1), 'SELECT'), false),
     coalesce(has_table_privilege(to_regclass($1), 'INSERT'), false), coalesce(has_table_privilege(to_regclass($1), 'UPDATE'), false),
-    coalesce(has_table_privilege(to_regclass($1), 'DELETE'), false), coalesce(row_security_active(to_regclass($1)), false)`
+    coalesce(has_table_privilege(to_regclass($1), 'DELETE'), false)`
 
 // beside are the tables that the relay keeps failures in, what it does with
 // them, and the indexes that its claims use.
@@ -32,9 +29,9 @@ func (d *database) failures(ctx context.Context) {
 	for _, table := range beside {
 		name := pgx.Identifier{d.config.Outbox.Schema, d.config.Outbox.Table + table.suffix}.Sanitize()
 		subject := "table " + name
-		var exists, rowSecurity bool
+		var exists bool
 		granted := make([]bool, 4)
-		if err := d.conn.QueryRow(ctx, besideSQL, name).Scan(&exists, &granted[0], &granted[1], &granted[2], &granted[3], &rowSecurity); err != nil {
+		if err := d.conn.QueryRow(ctx, besideSQL, name).Scan(&exists, &granted[0], &granted[1], &granted[2], &granted[3]); err != nil {
 			d.fail(subject, err)
 			continue
 		}
@@ -52,23 +49,9 @@ func (d *database) failures(ctx context.Context) {
 		if len(missing) > 0 {
 			d.missing("grants on "+name, strings.Join(missing, ", "), name)
 		}
-		if rowSecurity {
-			d.add(Warning, "grants on "+name, "row level security hides rows from this role: hidden keys are not held back", fmt.Sprintf("ALTER ROLE %s BYPASSRLS, or add a policy that lets it see all rows", d.role()))
-		}
 		d.indexes(ctx, subject, name, table.indexes)
 		if len(d.findings) == before {
 			d.add(OK, subject, "there, and its grants suffice", "")
 		}
 	}
-}
-
-// deletes reports whether the configuration makes the relay delete rows.
-func (d *database) deletes() bool {
-	c := d.config
-	policies := []string{c.Failures.Policy}
-	for _, route := range c.Routes {
-		policies = append(policies, route.OnFailure)
-	}
-	return c.Outbox.OnPublished == string(source.Delete) || c.Outbox.Retention > 0 ||
-		slices.Contains(policies, "dead_letter") || slices.Contains(policies, "skip")
 }
