@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	inboxmetrics "github.com/outboxrelay/relay/inbox/metrics"
 	"github.com/outboxrelay/relay/internal/metrics"
 )
 
@@ -32,10 +33,47 @@ var description = regexp.MustCompile(`^Desc\{fqName: "([^"]+)", help: "((?:[^"\\
 // TestPageIsGenerated compares docs/metrics.md with the code; go test
 // ./internal/metrics -update writes it.
 func TestPageIsGenerated(t *testing.T) {
-	var registered collectors
-	metrics.New(&registered, metrics.Build{}, nil)
+	var relay, consumers collectors
+	metrics.New(&relay, metrics.Build{}, nil)
+	inboxmetrics.New(&consumers)
+	want := `# Metrics
+
+Generated from the code: the [relay's](#the-relay) and the [inbox's](#the-inbox). No label is a key or an id.
+[Runbooks](runbooks/) say what to do about the alerts that go by them.
+
+## The relay
+
+The relay serves them at ` + "`/metrics`" + ` of its listener (` + "`http.listen`" + `), beside Go's and the process's own. There are at most
+` + fmt.Sprint(metrics.MaxTopics) + ` values of ` + "`topic`" + `; what comes beyond them counts as ` + "`" + metrics.OtherTopics + "`" + `.
+
+` + relay.table(t) + `
+## The inbox
+
+Consumers that use the [inbox library](inbox.md#metrics) serve them where they serve their own metrics. ` + "`consumer`" + ` is
+` + "`Inbox.Consumer`" + `, ` + "`source`" + ` the Kafka topic or RabbitMQ queue. There are at most ` + fmt.Sprint(inboxmetrics.MaxSources) + ` values of ` + "`source`" + `; what comes beyond
+them counts as ` + "`" + inboxmetrics.OtherSources + "`" + `. Those of partitions, of put aside messages, of acknowledgements and of what is up
+come from the consumers of packages ` + "`inbox/kafka`" + ` and ` + "`inbox/rabbitmq`" + `, the others from ` + "`Process`" + ` and its like too.
+
+` + consumers.table(t)
+	if *update {
+		if err := os.WriteFile(page, []byte(want), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want {
+		t.Errorf("%s is not what the code says; go test ./internal/metrics -update writes it", page)
+	}
+}
+
+// table lists what was registered.
+func (c *collectors) table(t *testing.T) string {
+	t.Helper()
 	var lines []string
-	for _, c := range registered.all {
+	for _, c := range c.all {
 		descriptions := make(chan *prometheus.Desc, 10)
 		c.Describe(descriptions)
 		close(descriptions)
@@ -60,32 +98,11 @@ func TestPageIsGenerated(t *testing.T) {
 			if m[3] != "" {
 				labels = "`" + strings.ReplaceAll(m[3], ",", "`, `") + "`"
 			}
-			lines = append(lines, fmt.Sprintf("| `%s` | %s | %s | %s |", m[1], kind, labels, m[2]))
+			lines = append(lines, fmt.Sprintf("| `%s` | %s | %s | %s |\n", m[1], kind, labels, m[2]))
 		}
 	}
 	slices.Sort(lines)
-	want := `# Metrics
-
-Generated from the code. The relay serves them at ` + "`/metrics`" + ` of its listener (` + "`http.listen`" + `), beside Go's and the
-process's own. [Runbooks](runbooks/) say what to do about the alerts that go by them.
-
-No label is a key or an id. There are at most ` + fmt.Sprint(metrics.MaxTopics) + ` values of ` + "`topic`" + `; what comes beyond them counts as ` + "`" + metrics.OtherTopics + "`" + `.
-
-| metric | type | labels | |
-|---|---|---|---|
-` + strings.Join(lines, "\n") + "\n"
-	if *update {
-		if err := os.WriteFile(page, []byte(want), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(got) != want {
-		t.Errorf("%s is not what the code says; go test ./internal/metrics -update writes it", page)
-	}
+	return "| metric | type | labels | |\n|---|---|---|---|\n" + strings.Join(lines, "")
 }
 
 // TestAlertsAndDashboardNameWhatThereIs finds metrics in them that the code does
