@@ -16,13 +16,19 @@ import (
 )
 
 func newCheck(o *options) *cobra.Command {
-	var format output
+	var (
+		format  output
+		offline bool
+	)
 	command := &cobra.Command{
 		Use:   "check",
 		Short: "Validate the configuration, then reach the database and every sink",
 		Long: `Validates the configuration, then looks at the database (version, table, grants,
 notifications) and at every sink (reachable, topics or exchanges of the routes).
-One line per finding; exit code 1 when one of them is an error.`,
+One line per finding; exit code 1 when one of them is an error.
+
+With --offline it reaches nothing: it validates the configuration and the files
+that it names, for what runs before a database or broker has to be there.`,
 		Example: "  relay check --config relay.yaml --output json",
 		Args:    cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
@@ -30,7 +36,7 @@ One line per finding; exit code 1 when one of them is an error.`,
 			if err != nil {
 				return err
 			}
-			findings, err := check(command.Context(), c)
+			findings, err := check(command.Context(), c, offline)
 			if err != nil {
 				return failed(err)
 			}
@@ -47,12 +53,14 @@ One line per finding; exit code 1 when one of them is an error.`,
 			return err
 		},
 	}
+	command.Flags().BoolVar(&offline, "offline", false, "validate the configuration only, and reach nothing")
 	format.add(command)
 	return command
 }
 
-// check looks at everything and returns all findings.
-func check(ctx context.Context, c *config.Config) ([]inspect.Finding, error) {
+// check looks at everything, or at what it finds offline, and returns all
+// findings.
+func check(ctx context.Context, c *config.Config, offline bool) ([]inspect.Finding, error) {
 	routes, err := route.Compile(c.Routes, c.Sinks)
 	if err != nil {
 		return nil, err
@@ -61,19 +69,25 @@ func check(ctx context.Context, c *config.Config) ([]inspect.Finding, error) {
 	for _, warning := range c.Warnings() {
 		findings = append(findings, inspect.Finding{Level: inspect.Warning, Subject: "configuration", Message: warning, Remedy: "use park until then"})
 	}
-	inDatabase, conn := inspect.Database(ctx, c)
-	findings = append(findings, inDatabase...)
 	var topics []string
-	if conn != nil {
-		// Where this fails, a finding says why already.
-		topics, _ = source.PendingTopics(ctx, conn, c.Outbox.Schema, c.Outbox.Table)
-		_ = conn.Close(ctx)
+	if !offline {
+		inDatabase, conn := inspect.Database(ctx, c)
+		findings = append(findings, inDatabase...)
+		if conn != nil {
+			// Where this fails, a finding says why already.
+			topics, _ = source.PendingTopics(ctx, conn, c.Outbox.Schema, c.Outbox.Table)
+			_ = conn.Close(ctx)
+		}
 	}
 	publishers, err := newPublishers(c, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return append(findings, inspect.Finding{Level: inspect.Error, Subject: "sinks", Message: err.Error(), Remedy: "correct the sink's settings"}), nil //nolint:nilerr // it is a finding
 	}
-	findings = append(findings, inspect.Sinks(ctx, publishers, routes, topics)...)
+	if offline {
+		findings = append(findings, inspect.Finding{Level: inspect.OK, Subject: "configuration", Message: "is valid; nothing was reached"})
+	} else {
+		findings = append(findings, inspect.Sinks(ctx, publishers, routes, topics)...)
+	}
 	_ = publishers.close() // nothing was published
 	return findings, nil
 }

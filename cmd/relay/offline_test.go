@@ -110,6 +110,15 @@ func TestPruneNeedsARetention(t *testing.T) {
 	execute(t, "prune", "--config", write(t, minimal+"outbox: {retention: 0s}\ninbox: {retention: 0s}\n")).expect(t, 2, nil, words{"outbox.retention and inbox.retention are 0"})
 }
 
+func TestCheckOfflineReachesNothing(t *testing.T) {
+	// Neither the database nor the broker of minimal is there.
+	execute(t, "check", "--offline", "--config", write(t, minimal)).expect(t, 0, words{"ok", "configuration: is valid"}, nil)
+	execute(t, "check", "--offline", "--config", write(t, minimal+"outbox: {workers: many}\n")).expect(t, 2, nil, words{"outbox.workers"})
+	brokers := `brokers: ["127.0.0.1:1"]`
+	file := write(t, strings.Replace(minimal, brokers, brokers+"\n      sasl: {mechanism: plain, username: u, password_file: /does/not/exist}", 1))
+	execute(t, "check", "--offline", "--config", file).expect(t, 2, nil, words{"password_file", "/does/not/exist"})
+}
+
 func TestRunRefusesATakenAddress(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()

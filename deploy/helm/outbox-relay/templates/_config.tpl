@@ -2,9 +2,9 @@
 
 {{- define "outbox-relay.config" -}}
 {{- include "outbox-relay.validate" . -}}
-{{- $config := deepCopy (.Values.config | default dict) -}}
+{{- $config := deepCopy .Values.config -}}
 {{- $database := $config.database | default dict -}}
-{{- if not $database.url -}}
+{{- if not (or $database.url $database.url_file) -}}
 {{- $_ := set $database "url" "${DATABASE_URL}" -}}
 {{- end -}}
 {{- if .Values.database.directExistingSecret.name -}}
@@ -13,7 +13,7 @@
 {{- $_ := set $config "database" $database -}}
 {{- $http := $config.http | default dict -}}
 {{- if not (hasKey $http "listen") -}}
-{{- $_ := set $http "listen" "0.0.0.0:9464" -}}
+{{- $_ := set $http "listen" ":9464" -}}
 {{- end -}}
 {{- if .Values.httpToken.existingSecret.name -}}
 {{- $_ := set $http "token" "${HTTP_TOKEN}" -}}
@@ -21,20 +21,22 @@
 {{- $_ := set $config "http" $http -}}
 {{- range $sink, $credentials := .Values.credentials -}}
 {{- $settings := index $config.sinks $sink -}}
+{{- $folder := printf "/etc/outbox-relay/%s" $sink -}}
 {{- with $credentials.kafkaUser -}}
 {{- $kafka := $settings.kafka -}}
 {{- if eq .type "tls" -}}
-{{- $files := dict "enabled" true "cert_file" (printf "/etc/outbox-relay/%s-user/user.crt" $sink) "key_file" (printf "/etc/outbox-relay/%s-user/user.key" $sink) -}}
-{{- $_ := set $kafka "tls" (merge (dict) ($kafka.tls | default dict) $files) -}}
+{{- $files := dict "enabled" true "cert_file" (printf "%s-user/%s" $folder (.certKey | default "user.crt")) "key_file" (printf "%s-user/%s" $folder (.keyKey | default "user.key")) -}}
+{{- $_ := set $kafka "tls" (mergeOverwrite (dict) ($kafka.tls | default dict) $files) -}}
 {{- else -}}
-{{- $sasl := dict "mechanism" .type "username" (.username | default .existingSecret) "password_file" (printf "/etc/outbox-relay/%s-user/password" $sink) -}}
-{{- $_ := set $kafka "sasl" (merge (dict) ($kafka.sasl | default dict) $sasl) -}}
+{{- $username := .username | default (tpl .existingSecret $) -}}
+{{- if .usernameKey -}}{{- $username = printf "${%s}" (include "outbox-relay.usernameVariable" $sink) -}}{{- end -}}
+{{- $_ := set $kafka "sasl" (dict "mechanism" .type "username" $username "password_file" (printf "%s-user/%s" $folder (.passwordKey | default "password"))) -}}
 {{- end -}}
 {{- end -}}
 {{- with $credentials.clusterCA -}}
-{{- $broker := $settings.kafka | default $settings.rabbitmq -}}
-{{- $tls := dict "enabled" true "ca_file" (printf "/etc/outbox-relay/%s-ca/%s" $sink (.key | default "ca.crt")) -}}
-{{- $_ := set $broker "tls" (merge (dict) ($broker.tls | default dict) $tls) -}}
+{{- $broker := get $settings (include "outbox-relay.kind" $settings) -}}
+{{- $tls := dict "enabled" true "ca_file" (printf "%s-ca/%s" $folder (.key | default "ca.crt")) -}}
+{{- $_ := set $broker "tls" (mergeOverwrite (dict) ($broker.tls | default dict) $tls) -}}
 {{- end -}}
 {{- with $credentials.rabbitmqUser -}}
 {{- $_ := set $settings.rabbitmq "url" (printf "${%s}" (include "outbox-relay.urlVariable" $sink)) -}}
@@ -43,59 +45,36 @@
 {{- toYaml $config -}}
 {{- end -}}
 
-{{/* The environment variable of a RabbitMQ sink's URL. */}}
-{{- define "outbox-relay.urlVariable" -}}
-SINK_{{ . | upper | replace "-" "_" | replace "." "_" }}_URL
+{{/* kafka or rabbitmq: the one key of a sink. */}}
+{{- define "outbox-relay.kind" -}}
+{{- keys . | first -}}
 {{- end -}}
 
-{{/* What the schema cannot say. */}}
-{{- define "outbox-relay.validate" -}}
-{{- $config := .Values.config | default dict -}}
-{{- if not $config.sinks -}}
-{{- fail "config.sinks: at least one sink is needed, for example --set 'config.sinks.main.kafka.brokers={kafka:9092}'" -}}
+{{/* Environment variables of a sink. */}}
+{{- define "outbox-relay.urlVariable" -}}
+SINK_{{ . | upper | replace "-" "_" }}_URL
 {{- end -}}
-{{- $database := $config.database | default dict -}}
-{{- $ways := list -}}
-{{- if .Values.database.existingSecret.name }}{{ $ways = append $ways "database.existingSecret" }}{{ end -}}
-{{- if .Values.database.url }}{{ $ways = append $ways "database.url" }}{{ end -}}
-{{- if $database.url }}{{ $ways = append $ways "config.database.url" }}{{ end -}}
-{{- if $database.url_file }}{{ $ways = append $ways "config.database.url_file" }}{{ end -}}
-{{- if gt (len $ways) 1 -}}
-{{- fail (printf "the database's URL is given twice, by %s: give one of them" (join " and " $ways)) -}}
+{{- define "outbox-relay.usernameVariable" -}}
+SINK_{{ . | upper | replace "-" "_" }}_USERNAME
 {{- end -}}
-{{- if not $ways -}}
-{{- fail "database.existingSecret.name: the secret with the database's URL is needed (CloudNativePG: <cluster>-app); or database.url" -}}
+
+{{/* The listener's port; empty when config.http.listen turns it off. */}}
+{{- define "outbox-relay.httpPort" -}}
+{{- $http := .Values.config.http | default dict -}}
+{{- $listen := ternary $http.listen ":9464" (hasKey $http "listen") -}}
+{{- regexFind "[0-9]+$" $listen -}}
 {{- end -}}
-{{- if and .Values.database.directExistingSecret.name $database.direct_url -}}
-{{- fail "the direct URL is given twice, by database.directExistingSecret and config.database.direct_url: give one of them" -}}
+
+{{- define "outbox-relay.httpScheme" -}}
+{{- ternary "https" "http" (ne (dig "http" "tls" "cert_file" "" .Values.config) "") -}}
 {{- end -}}
-{{- if and .Values.httpToken.existingSecret.name (or (dig "http" "token" "" $config) (dig "http" "token_file" "" $config)) -}}
-{{- fail "the token is given twice, by httpToken.existingSecret and config.http: give one of them" -}}
+
+{{/* Seconds of a duration as Go writes it: 1m30s is 90. */}}
+{{- define "outbox-relay.seconds" -}}
+{{- $units := dict "h" 3600.0 "m" 60.0 "s" 1.0 "ms" 0.001 -}}
+{{- $seconds := 0.0 -}}
+{{- range regexFindAll "[0-9.]+[a-z]+" . -1 -}}
+{{- $seconds = addf $seconds (mulf (float64 (regexFind "[0-9.]+" .)) (get $units (regexFind "[a-z]+" .) | default 0.0)) -}}
 {{- end -}}
-{{- range $path, $secret := dict "config.database.url" $database.url "config.database.direct_url" $database.direct_url "config.database.password" $database.password "config.http.token" (dig "http" "token" "" $config) -}}
-{{- if and $secret (not (contains "${" $secret)) (or (not (contains "url" $path)) (regexMatch "://[^/@]*:[^/@]*@" $secret)) -}}
-{{- fail (printf "%s holds a secret, and config becomes a ConfigMap: use a ${VARIABLE} from extraEnv, a *_file from extraVolumes, or database.existingSecret" $path) -}}
-{{- end -}}
-{{- end -}}
-{{- range $sink, $credentials := .Values.credentials -}}
-{{- if not (hasKey $config.sinks $sink) -}}
-{{- fail (printf "credentials.%s: config.sinks has no sink of that name" $sink) -}}
-{{- end -}}
-{{- $settings := index $config.sinks $sink -}}
-{{- if and $credentials.kafkaUser (not $settings.kafka) -}}
-{{- fail (printf "credentials.%s.kafkaUser: config.sinks.%s is no Kafka sink" $sink $sink) -}}
-{{- end -}}
-{{- if and $credentials.rabbitmqUser (not (hasKey $settings "rabbitmq")) -}}
-{{- fail (printf "credentials.%s.rabbitmqUser: config.sinks.%s is no RabbitMQ sink" $sink $sink) -}}
-{{- end -}}
-{{- if and $credentials.rabbitmqUser (dig "rabbitmq" "url" "" $settings) -}}
-{{- fail (printf "the URL is given twice, by credentials.%s.rabbitmqUser and config.sinks.%s.rabbitmq.url: give one of them" $sink $sink) -}}
-{{- end -}}
-{{- if $credentials.kafkaUser -}}
-{{- $sasl := dig "kafka" "sasl" dict $settings -}}
-{{- if or $sasl.password $sasl.password_file -}}
-{{- fail (printf "the password is given twice, by credentials.%s.kafkaUser and config.sinks.%s.kafka.sasl: give one of them" $sink $sink) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
+{{- $seconds -}}
 {{- end -}}

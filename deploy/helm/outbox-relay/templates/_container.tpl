@@ -1,69 +1,97 @@
 {{/* The relay's container, its environment and its volumes. */}}
 
+{{/* Values of the user with templates in them. Called with (dict "context" $ "value" …); a map or a list. */}}
+{{- define "outbox-relay.tpl" -}}
+{{- $text := toYaml .value -}}
+{{- ternary (tpl $text .context) $text (contains "{{" $text) -}}
+{{- end -}}
+
+{{/* A secret's name may be a template: '{{ .Release.Name }}-db-app'. */}}
 {{- define "outbox-relay.secretVariable" -}}
 - name: {{ .name }}
   valueFrom:
     secretKeyRef:
-      name: {{ .secret }}
+      name: {{ tpl .secret .context }}
       key: {{ .key }}
 {{- end -}}
 
+{{/*
+The environment. Called with the chart's context, or with (dict "context" $ "containerName" "…" "database" …), where
+database is the secret with the URL, its name and key, in place of the one of the values.
+*/}}
 {{- define "outbox-relay.env" -}}
-{{- $values := .Values -}}
+{{- $context := .context | default . -}}
+{{- $values := $context.Values -}}
+{{- $named := list -}}
+{{- range $values.extraEnv }}{{ $named = append $named .name }}{{ end -}}
 - name: RELAY_CONFIG
   value: /etc/outbox-relay/relay.yaml
+{{- if not (has "GOMEMLIMIT" $named) }}
 # So that garbage is collected sooner near the limit.
 - name: GOMEMLIMIT
   valueFrom:
     resourceFieldRef:
       resource: limits.memory
       containerName: {{ .containerName | default "outbox-relay" }}
-{{- if $values.database.existingSecret.name }}
-{{ include "outbox-relay.secretVariable" (dict "name" "DATABASE_URL" "secret" $values.database.existingSecret.name "key" $values.database.existingSecret.key) }}
+{{- end }}
+{{- if .database }}
+{{ include "outbox-relay.secretVariable" (dict "context" $context "name" "DATABASE_URL" "secret" .database.name "key" .database.key) }}
+{{- else if $values.database.existingSecret.name }}
+{{ include "outbox-relay.secretVariable" (dict "context" $context "name" "DATABASE_URL" "secret" $values.database.existingSecret.name "key" $values.database.existingSecret.key) }}
 {{- else if $values.database.url }}
-{{ include "outbox-relay.secretVariable" (dict "name" "DATABASE_URL" "secret" (include "outbox-relay.fullname" .) "key" "database-url") }}
+{{ include "outbox-relay.secretVariable" (dict "context" $context "name" "DATABASE_URL" "secret" (include "outbox-relay.fullname" $context) "key" "database-url") }}
 {{- end }}
 {{- with $values.database.directExistingSecret }}
 {{- if .name }}
-{{ include "outbox-relay.secretVariable" (dict "name" "DATABASE_DIRECT_URL" "secret" .name "key" .key) }}
+{{ include "outbox-relay.secretVariable" (dict "context" $context "name" "DATABASE_DIRECT_URL" "secret" .name "key" .key) }}
 {{- end }}
 {{- end }}
 {{- with $values.httpToken.existingSecret }}
 {{- if .name }}
-{{ include "outbox-relay.secretVariable" (dict "name" "HTTP_TOKEN" "secret" .name "key" .key) }}
+{{ include "outbox-relay.secretVariable" (dict "context" $context "name" "HTTP_TOKEN" "secret" .name "key" .key) }}
 {{- end }}
 {{- end }}
 {{- range $sink, $credentials := $values.credentials }}
+{{- with $credentials.kafkaUser }}
+{{- if .usernameKey }}
+{{ include "outbox-relay.secretVariable" (dict "context" $context "name" (include "outbox-relay.usernameVariable" $sink) "secret" .existingSecret "key" .usernameKey) }}
+{{- end }}
+{{- end }}
 {{- with $credentials.rabbitmqUser }}
-{{ include "outbox-relay.secretVariable" (dict "name" (include "outbox-relay.urlVariable" $sink) "secret" .existingSecret "key" (.key | default "connection_string")) }}
+{{ include "outbox-relay.secretVariable" (dict "context" $context "name" (include "outbox-relay.urlVariable" $sink) "secret" .existingSecret "key" (.key | default "connection_string")) }}
 {{- end }}
 {{- end }}
 {{- with $values.extraEnv }}
-{{ toYaml . }}
+{{ include "outbox-relay.tpl" (dict "context" $context "value" .) }}
 {{- end }}
 {{- end -}}
 
-{{/* Volumes for a pod with the relay in it. */}}
+{{/*
+Volumes for a pod with the relay in it. Called with the chart's context, or with (dict "context" $ "configMap" "…").
+Secrets are readable for every user, because the user is not known where the relay is a sidecar or the platform gives
+out ids (OpenShift); nothing but the relay mounts them.
+*/}}
 {{- define "outbox-relay.volumes" -}}
+{{- $context := .context | default . -}}
 - name: outbox-relay-config
   configMap:
-    name: {{ include "outbox-relay.fullname" . }}
-{{- range $sink, $credentials := .Values.credentials }}
+    name: {{ .configMap | default (include "outbox-relay.fullname" $context) }}
+{{- range $sink, $credentials := $context.Values.credentials }}
 {{- with $credentials.kafkaUser }}
 - name: outbox-relay-{{ $sink }}-user
   secret:
-    secretName: {{ .existingSecret }}
-    defaultMode: 0440
+    secretName: {{ tpl .existingSecret $context }}
+    defaultMode: 0444
 {{- end }}
 {{- with $credentials.clusterCA }}
 - name: outbox-relay-{{ $sink }}-ca
   secret:
-    secretName: {{ .existingSecret }}
-    defaultMode: 0440
+    secretName: {{ tpl .existingSecret $context }}
+    defaultMode: 0444
 {{- end }}
 {{- end }}
-{{- with .Values.extraVolumes }}
-{{ toYaml . }}
+{{- with $context.Values.extraVolumes }}
+{{ include "outbox-relay.tpl" (dict "context" $context "value" .) }}
 {{- end }}
 {{- end -}}
 
@@ -85,7 +113,7 @@
 {{- end }}
 {{- end }}
 {{- with .Values.extraVolumeMounts }}
-{{ toYaml . }}
+{{ include "outbox-relay.tpl" (dict "context" $ "value" .) }}
 {{- end }}
 {{- end -}}
 
@@ -93,13 +121,15 @@
 {{- define "outbox-relay.containerBase" -}}
 image: {{ include "outbox-relay.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- /* So that the reason is in the pod's status, where kubectl describe and alerts show it. */}}
+terminationMessagePolicy: FallbackToLogsOnError
 {{- with .Values.securityContext }}
 securityContext:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.extraEnvFrom }}
 envFrom:
-  {{- toYaml . | nindent 2 }}
+  {{- include "outbox-relay.tpl" (dict "context" $ "value" .) | nindent 2 }}
 {{- end }}
 {{- with .Values.resources }}
 resources:
@@ -109,37 +139,57 @@ volumeMounts:
   {{- include "outbox-relay.volumeMounts" . | nindent 2 }}
 {{- end -}}
 
+{{/* A probe, which speaks TLS when the listener does. Called with (dict "context" $ "probe" …). */}}
+{{- define "outbox-relay.probe" -}}
+{{- $probe := deepCopy .probe -}}
+{{- if and $probe.httpGet (eq (include "outbox-relay.httpScheme" .context) "https") (not $probe.httpGet.scheme) -}}
+{{- $_ := set $probe.httpGet "scheme" "HTTPS" -}}
+{{- end -}}
+{{- toYaml $probe -}}
+{{- end -}}
+
 {{/* The container that relays. */}}
 {{- define "outbox-relay.container" -}}
+{{- $port := include "outbox-relay.httpPort" . -}}
 name: outbox-relay
 args: [run]
 {{ include "outbox-relay.containerBase" . }}
 env:
   {{- include "outbox-relay.env" . | nindent 2 }}
+{{- if $port }}
 ports:
-  - name: http
-    containerPort: 9464
+  - name: relay-http
+    containerPort: {{ $port }}
+    protocol: TCP
 {{- with .Values.livenessProbe }}
 livenessProbe:
-  {{- toYaml . | nindent 2 }}
+  {{- include "outbox-relay.probe" (dict "context" $ "probe" .) | nindent 2 }}
 {{- end }}
 {{- with .Values.readinessProbe }}
 readinessProbe:
-  {{- toYaml . | nindent 2 }}
+  {{- include "outbox-relay.probe" (dict "context" $ "probe" .) | nindent 2 }}
 {{- end }}
 {{- with .Values.startupProbe }}
 startupProbe:
-  {{- toYaml . | nindent 2 }}
+  {{- include "outbox-relay.probe" (dict "context" $ "probe" .) | nindent 2 }}
+{{- end }}
 {{- end }}
 {{- end -}}
 
-{{/* Checks configuration, database and sinks before anything starts. */}}
+{{/* Runs relay check. Called with (dict "context" $ "offline" true): the configuration only, reaching nothing. */}}
 {{- define "outbox-relay.checkContainer" -}}
 name: outbox-relay-check
-args: [check]
-{{ include "outbox-relay.containerBase" . }}
+args: [check{{ if .offline }}, --offline{{ end }}]
+{{ include "outbox-relay.containerBase" .context }}
 env:
-  {{- include "outbox-relay.env" (merge (dict "containerName" "outbox-relay-check") .) | nindent 2 }}
+  {{- include "outbox-relay.env" (dict "context" .context "containerName" "outbox-relay-check") | nindent 2 }}
+{{- end -}}
+
+{{/* The init step, where there is one. */}}
+{{- define "outbox-relay.initContainers" -}}
+{{- if ne .Values.checkOnStart "none" }}
+- {{- include "outbox-relay.checkContainer" (dict "context" . "offline" (eq .Values.checkOnStart "config")) | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{/*
@@ -155,14 +205,53 @@ It starts before the application and ends after it, so that the last messages ar
 database's, not the broker's: a broker's outage does not take the application down.
 */}}
 {{- define "outbox-relay.sidecar" -}}
-{{- if .Values.checkOnStart }}
-- {{- include "outbox-relay.checkContainer" . | nindent 2 }}
-{{- end }}
+{{- include "outbox-relay.initContainers" . | trim }}
 - restartPolicy: Always
   {{- include "outbox-relay.container" . | nindent 2 }}
 {{- end -}}
 
-{{/* Annotations for a pod with the relay in it: it starts anew when its configuration changes. */}}
+{{/*
+Annotations for a pod with the relay in it: it starts anew when its configuration changes. A secret that an operator
+made is not known here: see the README for how to restart when one is rotated.
+*/}}
 {{- define "outbox-relay.podAnnotations" -}}
 outbox-relay/checksum-config: {{ include "outbox-relay.config" . | sha256sum }}
+{{- if .Values.database.url }}
+outbox-relay/checksum-secret: {{ .Values.database.url | sha256sum }}
+{{- end }}
+{{- end -}}
+
+{{/* What a pod of the chart's own has besides its containers. Called with (dict "context" $). */}}
+{{- define "outbox-relay.podBase" -}}
+automountServiceAccountToken: {{ .Values.serviceAccount.automountToken }}
+{{- include "outbox-relay.imagePullSecrets" . }}
+{{- with .Values.podSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .Values.hostAliases }}
+hostAliases:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.dnsPolicy }}
+dnsPolicy: {{ . }}
+{{- end }}
+{{- with .Values.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
