@@ -214,9 +214,27 @@ func rabbitThrough(t *testing.T, publisher *rabbitmq.Publisher, queue string, di
 	return sent, failures
 }
 
-func TestRabbitMQSinkConnectionsClosed(t *testing.T) {
+// TestRabbitMQSink breaks one node in one way after the other: a node takes the
+// machine longer to start than most of them take.
+func TestRabbitMQSink(t *testing.T) {
 	t.Parallel()
-	node := startRabbit(t, servers.RabbitMQOptions{})
+	node := startRabbit(t, servers.RabbitMQOptions{OnDisk: true, Config: []string{"max_message_size = 100000"}})
+	for _, test := range []struct {
+		name string
+		test func(*testing.T, *servers.RabbitMQ)
+	}{
+		{"refusals", testRabbitRefusals},
+		{"innocent calls", testRabbitInnocentCalls},
+		{"connections closed", testRabbitConnectionsClosed},
+		{"frozen", testRabbitFrozen},
+		{"memory alarm", testRabbitMemoryAlarm},
+		{"restart", testRabbitRestart},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.test(t, node) })
+	}
+}
+
+func testRabbitConnectionsClosed(t *testing.T, node *servers.RabbitMQ) {
 	for _, order := range rabbitOrders {
 		t.Run(order, func(t *testing.T) {
 			queue := rabbitQueue(t, node.URL("/"))
@@ -229,9 +247,7 @@ func TestRabbitMQSinkConnectionsClosed(t *testing.T) {
 	}
 }
 
-func TestRabbitMQSinkRestart(t *testing.T) {
-	t.Parallel()
-	node := startRabbit(t, servers.RabbitMQOptions{OnDisk: true})
+func testRabbitRestart(t *testing.T, node *servers.RabbitMQ) {
 	kill := func() error { node.Kill(); return nil }
 	for _, test := range []struct {
 		name, order string
@@ -255,11 +271,9 @@ func TestRabbitMQSinkRestart(t *testing.T) {
 	}
 }
 
-// TestRabbitMQSinkFrozen stops the node's process, so that connections stay
+// testRabbitFrozen stops the node's process, so that connections stay
 // open and nothing moves.
-func TestRabbitMQSinkFrozen(t *testing.T) {
-	t.Parallel()
-	node := startRabbit(t, servers.RabbitMQOptions{})
+func testRabbitFrozen(t *testing.T, node *servers.RabbitMQ) {
 	for _, order := range rabbitOrders {
 		t.Run(order, func(t *testing.T) {
 			queue := rabbitQueue(t, node.URL("/"))
@@ -288,9 +302,7 @@ func TestRabbitMQSinkFrozen(t *testing.T) {
 	}
 }
 
-func TestRabbitMQSinkMemoryAlarm(t *testing.T) {
-	t.Parallel()
-	node := startRabbit(t, servers.RabbitMQOptions{})
+func testRabbitMemoryAlarm(t *testing.T, node *servers.RabbitMQ) {
 	for _, order := range rabbitOrders {
 		t.Run(order, func(t *testing.T) {
 			queue := rabbitQueue(t, node.URL("/"))
@@ -333,11 +345,9 @@ func TestRabbitMQSinkMemoryAlarm(t *testing.T) {
 	}
 }
 
-// TestRabbitMQSinkRefusals has a node with small limits and a user with few
+// testRabbitRefusals has messages over the node's limit and a user with few
 // rights: what the broker refuses by closing the channel fails alone.
-func TestRabbitMQSinkRefusals(t *testing.T) {
-	t.Parallel()
-	node := startRabbit(t, servers.RabbitMQOptions{Config: []string{"max_message_size = 100000"}})
+func testRabbitRefusals(t *testing.T, node *servers.RabbitMQ) {
 	ctx := t.Context()
 	for _, command := range [][]string{
 		{"add_user", "writer", "canary"},
@@ -415,11 +425,9 @@ func TestRabbitMQSinkRefusals(t *testing.T) {
 	}
 }
 
-// TestRabbitMQSinkInnocentCalls has an oversize message in one call beside the
+// testRabbitInnocentCalls has an oversize message in one call beside the
 // innocent messages of other calls in the same exchange.
-func TestRabbitMQSinkInnocentCalls(t *testing.T) {
-	t.Parallel()
-	node := startRabbit(t, servers.RabbitMQOptions{Config: []string{"max_message_size = 100000"}})
+func testRabbitInnocentCalls(t *testing.T, node *servers.RabbitMQ) {
 	queue := rabbitQueue(t, node.URL("/"))
 	publisher := rabbitPublisher(t, node.URL("/"), nil)
 	stop := make(chan struct{})

@@ -23,13 +23,12 @@ import (
 // when the network is back, all arrives in order.
 func TestRabbitMQSinkNetwork(t *testing.T) {
 	t.Parallel()
-	node := startRabbit(t, servers.RabbitMQOptions{})
-	address, err := url.Parse(node.URL("/"))
+	direct := servers.FromEnvironment().RabbitMQURL
+	address, err := url.Parse(direct)
 	try(t, err)
 	between, err := proxy.New(address.Host)
 	try(t, err)
 	t.Cleanup(func() { try(t, between.Close()) })
-	direct := node.URL("/")
 	address.Host = between.Address()
 
 	const messages = 3000
@@ -46,6 +45,10 @@ func TestRabbitMQSinkNetwork(t *testing.T) {
 			t.Run(order+"/"+name, func(t *testing.T) {
 				try(t, between.Pass())
 				queue := rabbitQueue(t, direct)
+				t.Cleanup(func() {
+					_, err := channelTo(t, direct).QueueDelete(queue, false, false, false)
+					try(t, err)
+				})
 				publisher := rabbitPublisher(t, address.String(), func(c *rabbitmq.Config) { c.Order = order })
 				sent := rabbitMessages("", queue, messages, 97)
 				rabbitDrain(t, publisher, sent[:100], "connection")
