@@ -12,10 +12,11 @@ import (
 	"time"
 
 	"github.com/outboxrelay/relay/e2e/scenario"
+	"github.com/outboxrelay/relay/e2e/servers"
 )
 
 // canary is a secret in every place that has one. It must not be seen again.
-const canary = "CaNaRy7f3a9c"
+const canary = servers.Canary
 
 // runFor runs the relay for a while, or until it ends, and returns its output.
 func runFor(t *testing.T, duration time.Duration, environment []string, file string) string {
@@ -40,7 +41,9 @@ func TestSecretsAreNeverShown(t *testing.T) {
 	server := strictPostgres(t)
 	parsed, err := url.Parse(server.URL("postgres"))
 	try(t, err)
-	postgres, rabbit := parsed.Host, strings.TrimSuffix(strings.TrimPrefix(rabbitURL(), "amqp://guest:guest@"), "/")
+	amqp, err := url.Parse(rabbitURL())
+	try(t, err)
+	postgres, rabbit := parsed.Host, amqp.Host
 	kafka := kafkaBrokers()[0]
 
 	const (
@@ -73,7 +76,7 @@ func TestSecretsAreNeverShown(t *testing.T) {
 		"Kafka's unknown mechanism": database + "sinks: {main: {kafka: {brokers: ['" + kafka + "'], sasl: {mechanism: rot13, username: u, password: " + canary + "}}}}",
 		"Kafka's missing CA":        database + "sinks: {main: {kafka: {brokers: ['" + kafka + "'], tls: {enabled: true, ca_file: /no/such/file}, sasl: {mechanism: plain, username: u, password: " + canary + "}}}}",
 		"Kafka's two passwords":     database + "sinks: {main: {kafka: {brokers: ['" + kafka + "'], sasl: {mechanism: plain, username: u, password: " + canary + ", password_file: " + secretFile + "}}}}",
-		"RabbitMQ refuses":          database + "sinks: {main: {rabbitmq: {url: 'amqp://guest:" + canary + "@" + rabbit + "/'}}}",
+		"RabbitMQ refuses":          database + "sinks: {main: {rabbitmq: {url: 'amqp://guest:x" + canary + "@" + rabbit + "/'}}}",
 		"RabbitMQ by file":          database + "sinks: {main: {rabbitmq: {url_file: " + secretFile + "}}}",
 		"RabbitMQ is away":          database + "sinks: {main: {rabbitmq: {url: 'amqp://guest:" + canary + "@127.0.0.1:1/'}}}",
 		"RabbitMQ without TLS":      database + "sinks: {main: {rabbitmq: {url: 'amqps://guest:" + canary + "@" + rabbit + "/'}}}",

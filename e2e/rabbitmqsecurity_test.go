@@ -27,7 +27,7 @@ func TestRabbitMQSinkSecurity(t *testing.T) {
 		t.Fatal(err)
 	}
 	with := func(url, user, password string) string {
-		return strings.Replace(url, "guest:guest", user+":"+password, 1)
+		return strings.Replace(url, "guest:"+servers.Canary, user+":"+password, 1)
 	}
 	plain, encrypted := node.URL("/"), node.TLSURL("/")
 	trusting := func(c *rabbitmq.Config) { c.TLS.CAFile = node.CAFile() }

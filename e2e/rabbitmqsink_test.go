@@ -368,7 +368,7 @@ func testRabbitRefusals(t *testing.T, node *servers.RabbitMQ) {
 			t.Fatal(err)
 		}
 	}
-	url := strings.Replace(node.URL("/"), "guest:guest", "writer:canary", 1)
+	url := strings.Replace(node.URL("/"), "guest:"+servers.Canary, "writer:canary", 1)
 	for _, order := range rabbitOrders {
 		t.Run(order, func(t *testing.T) {
 			publisher := rabbitPublisher(t, url, func(c *rabbitmq.Config) { c.Order = order })

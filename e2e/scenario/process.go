@@ -172,6 +172,7 @@ func (p *Process) cleanUp() {
 	if over != nil {
 		<-over
 	}
+	checkLog(p.t, p.LogPath)
 	if !p.t.Failed() {
 		return
 	}

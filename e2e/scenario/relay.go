@@ -50,8 +50,9 @@ type Relay struct {
 }
 
 // NewRelay writes the configuration, to which it adds http.listen unless it is
-// there, into a folder of the test. The relay does not run yet. When the test
-// ends it is killed, and if the test failed its log is printed and kept.
+// there, and passwords that must never be seen again, into a folder of the test.
+// The relay does not run yet. When the test ends it is killed, its log is
+// searched for the passwords, and if the test failed it is printed and kept.
 func NewRelay(t testing.TB, name string, config Config) *Relay {
 	t.Helper()
 	address := get(config, "http.listen", "unset")
@@ -64,6 +65,7 @@ func NewRelay(t testing.TB, name string, config Config) *Relay {
 		address = taken
 		config = config.With(Settings{"http.listen": address})
 	}
+	config = config.withCanary()
 	dir := t.TempDir()
 	r := &Relay{
 		Name: name, Address: address, Config: config, t: t,
@@ -88,6 +90,7 @@ func (r *Relay) cleanUp() {
 	if p != nil {
 		p.Kill()
 	}
+	checkLog(r.t, r.LogPath)
 	if !r.t.Failed() || p == nil {
 		return
 	}
@@ -186,6 +189,7 @@ func (r *Relay) Page(path string) string {
 	}
 	defer func() { _ = response.Body.Close() }()
 	body, _ := io.ReadAll(response.Body) // half a page is as good as none
+	checkCanary(r.t, path, string(body))
 	return string(body)
 }
 
@@ -286,5 +290,6 @@ func Command(t testing.TB, environment []string, arguments ...string) Result {
 	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && (!ok || ctx.Err() != nil) {
 		t.Fatalf("relay %s: %v\n%s%s", strings.Join(arguments, " "), err, stdout.String(), stderr.String())
 	}
+	checkCanary(t, "relay "+strings.Join(arguments, " "), stdout.String()+stderr.String())
 	return Result{stdout.String(), stderr.String(), command.ProcessState.ExitCode()}
 }

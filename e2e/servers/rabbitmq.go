@@ -27,7 +27,7 @@ type RabbitMQOptions struct {
 	Config []string
 }
 
-// RabbitMQ is one RabbitMQ node. User and password are guest.
+// RabbitMQ is one RabbitMQ node. The user is guest, the password Canary.
 type RabbitMQ struct {
 	*instance
 	options      RabbitMQOptions
@@ -68,7 +68,7 @@ func StartRabbitMQ(ctx context.Context, options RabbitMQOptions) (*RabbitMQ, err
 // initialize writes the configuration and starts the node's port mapper. Left
 // to itself the node would start one as a daemon, which outlives everything.
 func (r *RabbitMQ) initialize(ctx context.Context) error {
-	lines := []string{"listeners.tcp.1 = " + r.ports[rabbitAMQP].address()}
+	lines := []string{"listeners.tcp.1 = " + r.ports[rabbitAMQP].address(), "default_pass = " + Canary}
 	if r.options.TLS {
 		var err error
 		if r.certificates, err = makeCertificates(r.scratch.dir); err != nil {
@@ -179,7 +179,7 @@ func amqpURL(scheme, host, vhost string) string {
 	if vhost != "/" && vhost != "" {
 		path += url.PathEscape(vhost)
 	}
-	return scheme + "://guest:guest@" + host + path
+	return scheme + "://guest:" + Canary + "@" + host + path
 }
 
 // CAFile is the certificate that signed the server's; empty without TLS.
