@@ -29,7 +29,11 @@ func Start(command *exec.Cmd, log string) (*Process, error) {
 	}
 	// Setpgid: a Ctrl-C in the terminal is for this process, which stops its
 	// children in order. Pdeathsig: the kernel kills them if it cannot.
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if command.SysProcAttr == nil {
+		command.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	command.SysProcAttr.Setpgid = true
+	command.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	command.Stdout, command.Stderr = file, file
 	p := &Process{Command: command, log: log, done: make(chan struct{})}
 	started := make(chan error)

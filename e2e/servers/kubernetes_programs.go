@@ -21,6 +21,9 @@ const (
 	// kwokVersion is of what plays the kubelet.
 	kwokVersion = "v0.8.0"
 	kwokModule  = "sigs.k8s.io/kwok"
+	// operatorVersion is of the definitions of PodMonitor and its like.
+	operatorVersion = "v0.85.0"
+	operatorModule  = "github.com/prometheus-operator/prometheus-operator"
 
 	// kubernetesVariable names a folder that has kube-apiserver,
 	// kube-controller-manager, kube-scheduler and kwok, so that none is built.
@@ -38,6 +41,13 @@ func Helm(ctx context.Context) (string, error) {
 	return GoTool(ctx, "helm.sh/helm/v3/cmd/helm", HelmVersion)
 }
 
+// PrometheusOperatorDefinitions is the folder with the CustomResourceDefinitions
+// of the Prometheus operator, monitoring.coreos.com_podmonitors.yaml and so on.
+func PrometheusOperatorDefinitions(ctx context.Context) (string, error) {
+	module, err := GoModule(ctx, operatorModule, operatorVersion)
+	return filepath.Join(module, "example", "prometheus-operator-crd"), err
+}
+
 // KubernetesDeps gets what StartKubernetes and the tests of the Helm chart need
 // beyond Deps. As there are no binaries in the registries that the tests use,
 // it builds them, once: that takes two processors some ten minutes.
@@ -46,6 +56,9 @@ func KubernetesDeps(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	if _, err := GoModule(ctx, kwokModule, kwokVersion); err != nil {
+		return err
+	}
+	if _, err := PrometheusOperatorDefinitions(ctx); err != nil {
 		return err
 	}
 	_, err := Helm(ctx)
