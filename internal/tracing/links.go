@@ -27,21 +27,33 @@ type identity struct {
 type origins struct {
 	limit           int
 	sampled, others []origin
-	// places says where the origin of a context is, or that it is nowhere.
+	// places has where the origin of each context is.
 	places map[identity]place
-	// distinct counts all of them.
-	distinct int
-	last     identity
+	// last is the context of the message before.
+	last identity
+	at   place
 }
 
+// place is an index of origins.sampled or of origins.others; nowhere is of what
+// exceeds the limit.
 type place struct {
-	of    *[]origin
-	index int
+	sampled bool
+	index   int32
 }
 
-func newOrigins(limit int) *origins {
-	return &origins{limit: limit, places: map[identity]place{}}
+const nowhere = -1
+
+// reset empties the origins for other messages.
+func (o *origins) reset(limit int) {
+	if o.places == nil {
+		o.places = map[identity]place{}
+	}
+	clear(o.places)
+	*o = origins{limit: limit, sampled: o.sampled[:0], others: o.others[:0], places: o.places}
 }
+
+// distinct counts all contexts.
+func (o *origins) distinct() int { return len(o.places) }
 
 // add takes the context of message i.
 func (o *origins) add(i int, context trace.SpanContext) {
@@ -49,24 +61,35 @@ func (o *origins) add(i int, context trace.SpanContext) {
 		return
 	}
 	id := identity{context.TraceID(), context.SpanID()}
-	at, known := o.places[id]
-	if !known {
-		o.distinct++
-		at.of = &o.others
-		if context.IsSampled() {
-			at.of = &o.sampled
+	if id != o.last { // neighbours are often of one transaction
+		at, known := o.places[id]
+		if !known {
+			at = o.place(origin{context: context, first: i})
+			o.places[id] = at
 		}
-		at.index = len(*at.of)
-		if at.index >= o.limit {
-			at.of = nil
-		} else {
-			*at.of = append(*at.of, origin{context: context, first: i})
-		}
-		o.places[id] = at
+		o.last, o.at = id, at
 	}
-	if at.of != nil {
-		(*at.of)[at.index].messages++
+	switch {
+	case o.at.index == nowhere:
+	case o.at.sampled:
+		o.sampled[o.at.index].messages++
+	default:
+		o.others[o.at.index].messages++
 	}
+}
+
+// place finds a place for a new origin.
+func (o *origins) place(from origin) place {
+	to := &o.others
+	if from.context.IsSampled() {
+		to = &o.sampled
+	}
+	at := place{sampled: to == &o.sampled, index: nowhere}
+	if len(*to) < o.limit {
+		at.index = int32(len(*to)) //nolint:gosec // no batch has as many messages
+		*to = append(*to, from)
+	}
+	return at
 }
 
 // links returns a link for each origin, those of sampled traces first: only

@@ -87,7 +87,8 @@ func (b *Batch) Send(sink string, messages []sinks.Message, template func(i int)
 		if limit < 0 {
 			limit = len(messages)
 		}
-		found[i] = newOrigins(limit)
+		found[i] = b.tracer.origins.Get().(*origins) //nolint:forcetypeassert // nothing else is in it
+		found[i].reset(limit)
 	}
 	for i := range messages {
 		found[s.part(i)].add(i, Stored(&messages[i]))
@@ -95,6 +96,7 @@ func (b *Batch) Send(sink string, messages []sinks.Message, template func(i int)
 	about := b.tracer.options.Sinks[sink]
 	for i := range s.parts {
 		s.parts[i].span = b.start(about, &s.parts[i], messages, found[i])
+		b.tracer.origins.Put(found[i])
 	}
 	return s
 }
@@ -155,7 +157,7 @@ func (b *Batch) start(sink Sink, p *part, messages []sinks.Message, found *origi
 	name := operation
 	attributes := append([]attribute.KeyValue{
 		system, semconv.MessagingOperationTypeSend, semconv.MessagingOperationName(operation),
-		semconv.MessagingBatchMessageCount(p.messages), attributeContexts.Int(found.distinct),
+		semconv.MessagingBatchMessageCount(p.messages), attributeContexts.Int(found.distinct()),
 	}, sink.Attributes...)
 	if p.template != "" {
 		template := sink.destination(p.exchange, p.template)

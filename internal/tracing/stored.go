@@ -33,11 +33,16 @@ func Stored(m *sinks.Message) trace.SpanContext {
 		!decodeHex(config.SpanID[:], parent[36:52]) || !decodeHex(flags[:], parent[53:55]) {
 		return trace.SpanContext{}
 	}
+	const known = trace.FlagsSampled | trace.FlagsRandom
 	longer := len(parent) > parentLength
-	if version[0] == 0xff || longer && (version[0] == 0 || parent[parentLength] != '-') {
+	switch {
+	case version[0] == 0xff,
+		version[0] == 0 && (longer || trace.TraceFlags(flags[0]) > known),
+		longer && parent[parentLength] != '-',
+		!config.TraceID.IsValid() || !config.SpanID.IsValid():
 		return trace.SpanContext{}
 	}
-	config.TraceFlags = trace.TraceFlags(flags[0]) & trace.FlagsSampled
+	config.TraceFlags = trace.TraceFlags(flags[0]) & known
 	config.Remote = true
 	return trace.NewSpanContext(config)
 }

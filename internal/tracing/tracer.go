@@ -11,6 +11,7 @@ package tracing
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -51,6 +52,8 @@ type Options struct {
 type Tracer struct {
 	options  Options
 	database []attribute.KeyValue
+	// origins are used again: most of a batch's cost would be theirs.
+	origins sync.Pool
 }
 
 // New returns a Tracer, nil where nobody makes spans.
@@ -61,6 +64,7 @@ func New(o Options) *Tracer {
 	return &Tracer{
 		options:  o,
 		database: append([]attribute.KeyValue{semconv.DBSystemNamePostgreSQL, semconv.DBCollectionName(o.Table)}, o.Database...),
+		origins:  sync.Pool{New: func() any { return new(origins) }},
 	}
 }
 
