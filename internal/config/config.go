@@ -29,7 +29,13 @@ type Config struct {
 	// secret. Loading clears the *_file fields themselves, so that whoever gets
 	// the configuration sees one secret in one place; Print shows them again.
 	files map[string]string
+	// namesInbox: the file has section inbox.
+	namesInbox bool
 }
+
+// NamesInbox reports whether the file has a section inbox, be it with nothing
+// but defaults.
+func (c *Config) NamesInbox() bool { return c.namesInbox }
 
 // Database is where the outbox is.
 type Database struct {

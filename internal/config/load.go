@@ -50,6 +50,7 @@ func Parse(name string, data []byte, lookupEnv func(string) (string, bool)) (*Co
 		return nil, d.errors
 	}
 	config.completeRoutes()
+	_, config.namesInbox = d.at["inbox"]
 	return config, nil
 }
 

@@ -65,6 +65,9 @@ routes: [{sink: a, match: {topic: x}}, {sink: b}]
 		t.Errorf("a secret is printed:\n%s", out.String())
 	}
 	again, err := Parse("printed.yaml", []byte(out.String()), environment{}.lookup)
+	if err == nil {
+		again.namesInbox = config.namesInbox // every section is printed
+	}
 	if err != nil || !reflect.DeepEqual(again, config) {
 		t.Errorf("%v\n%+v\n%+v", err, again, config)
 	}

@@ -69,7 +69,10 @@ func Database(ctx context.Context, c *config.Config) ([]Finding, *pgx.Conn) {
 		return d.findings, nil
 	}
 	d.conn = conn
-	if d.server(ctx) && d.table(ctx) {
+	if !d.server(ctx) {
+		return d.findings, conn
+	}
+	if d.table(ctx) {
 		d.migrations(ctx)
 		d.grants(ctx)
 		d.failures(ctx)
@@ -78,6 +81,7 @@ func Database(ctx context.Context, c *config.Config) ([]Finding, *pgx.Conn) {
 			d.notify(ctx)
 		}
 	}
+	d.inbox(ctx)
 	return d.findings, conn
 }
 
@@ -149,14 +153,8 @@ func (d *database) table(ctx context.Context) bool {
 		d.missing("grants on "+d.name, "USAGE", schema)
 		return false // without it, nothing in the schema can be looked at
 	}
-	rows, err := d.conn.Query(ctx, columnsSQL, d.name)
+	found, err := d.columns(ctx, d.name)
 	if err != nil {
-		d.fail(subject, err)
-		return false
-	}
-	found := map[string]string{}
-	var name, kind string
-	if _, err := pgx.ForEachRow(rows, []any{&name, &kind}, func() error { found[name] = kind; return nil }); err != nil {
 		d.fail(subject, err)
 		return false
 	}
@@ -185,6 +183,19 @@ func (d *database) table(ctx context.Context) bool {
 		d.indexes(ctx, subject, d.name, []string{"_pending_idx", "_delayed_idx"})
 	}
 	return complete
+}
+
+// columns returns a table's columns with their types, none where there is no
+// such table.
+func (d *database) columns(ctx context.Context, table string) (map[string]string, error) {
+	rows, err := d.conn.Query(ctx, columnsSQL, table)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]string{}
+	var name, kind string
+	_, err = pgx.ForEachRow(rows, []any{&name, &kind}, func() error { found[name] = kind; return nil })
+	return found, err
 }
 
 // indexes looks for the table's indexes with these suffixes.
