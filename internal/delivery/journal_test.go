@@ -26,7 +26,12 @@ func (j *journal) Enabled(_ context.Context, level slog.Level) bool { return lev
 
 func (j *journal) Handle(_ context.Context, r slog.Record) error {
 	line := r.Level.String() + " " + r.Message
-	add := func(a slog.Attr) bool { line += fmt.Sprintf(" %s=%v", a.Key, a.Value); return true }
+	add := func(a slog.Attr) bool {
+		if !a.Equal(slog.Attr{}) {
+			line += fmt.Sprintf(" %s=%v", a.Key, a.Value)
+		}
+		return true
+	}
 	for _, a := range j.with {
 		add(a)
 	}

@@ -10,9 +10,10 @@ import (
 // page of HTML.
 const maxError = 500
 
-// leastSecret is the length from which a part of a header's value is hidden by
-// itself: the token of "Bearer token".
-const leastSecret = 6
+// leastSecret is the length from which a header's value, or a word of it as the
+// token of "Bearer token", is hidden: a tenant's number is none, and would make
+// holes into every other number.
+const leastSecret = 5
 
 // secrets are the values of headers, which a collector may answer with.
 type secrets []string
@@ -21,13 +22,9 @@ type secrets []string
 func newSecrets(values []string) (s secrets) {
 	for _, value := range values {
 		s = append(s, value)
-		for word := range strings.FieldsSeq(value) {
-			if len(word) >= leastSecret {
-				s = append(s, word)
-			}
-		}
+		s = slices.AppendSeq(s, strings.FieldsSeq(value))
 	}
-	s = slices.DeleteFunc(s, func(value string) bool { return value == "" })
+	s = slices.DeleteFunc(s, func(value string) bool { return len(value) < leastSecret })
 	slices.SortFunc(s, func(a, b string) int { return cmp.Compare(len(b), len(a)) })
 	return s
 }
