@@ -43,3 +43,7 @@ demo: deps ## Watch two relays being killed and losing nothing (SINK=kafka or SI
 .PHONY: bench
 bench: deps ## Measure the relay's speed on this machine
 	@cd bench && go run .
+
+.PHONY: licences
+licences: ## Write THIRD_PARTY_LICENSES, after a change of dependencies
+	@cd tools/licences && go run . --root ../..
