@@ -284,7 +284,12 @@ func (d *database) notify(ctx context.Context) {
 	}
 	conn, err := pgx.ConnectConfig(ctx, settings)
 	if err != nil {
-		d.add(Error, subject, "database.direct_url: "+err.Error(), source.Explain(err).Remedy)
+		// Remedies speak of database.url.
+		remedy := source.Explain(err).Remedy
+		if d.config.Database.DirectURL != "" {
+			remedy = strings.ReplaceAll(remedy, "database.url", "database.direct_url")
+		}
+		d.add(Error, subject, "database.direct_url: "+err.Error(), remedy)
 		return
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()

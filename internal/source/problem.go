@@ -25,6 +25,9 @@ func Explain(err error) Problem {
 	if version, ok := errors.AsType[*VersionError](err); ok {
 		return Problem{"server_version", version.Remedy()}
 	}
+	if problem, ok := explainTLS(err); ok {
+		return problem
+	}
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		if problem, ok := explainCode(pgErr); ok {
 			return problem
@@ -36,9 +39,6 @@ func Explain(err error) Problem {
 	}
 	if strings.Contains(err.Error(), "read only connection") || strings.Contains(err.Error(), "server is in hot standby") {
 		return readOnly
-	}
-	if strings.Contains(err.Error(), "tls:") || strings.Contains(err.Error(), "refused TLS") || strings.Contains(err.Error(), "x509:") {
-		return Problem{"tls", "check sslmode and sslrootcert in database.url, and the server's certificate"}
 	}
 	if _, ok := errors.AsType[net.Error](err); ok || errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) {
 		return Problem{"unreachable", "check that the server in database.url runs and can be reached from here"}
