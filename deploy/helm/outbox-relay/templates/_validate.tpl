@@ -62,6 +62,9 @@
 {{- if not (hasKey $sinks $sink) -}}
 {{- fail (printf "credentials.%s: config.sinks has no sink of that name, but %s" $sink (keys $sinks | sortAlpha | join ", ")) -}}
 {{- end -}}
+{{- if not (regexMatch "^[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?$" $sink) -}}
+{{- fail (printf "credentials.%s: the name of a sink with credentials is part of a volume's: give it lower-case letters, digits and '-' only, at most 42" $sink) -}}
+{{- end -}}
 {{- $settings := index $sinks $sink -}}
 {{- $kind := include "outbox-relay.kind" $settings -}}
 {{- $tls := dig $kind "tls" dict $settings -}}
