@@ -5,31 +5,22 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"log/slog"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/sasl"
 	"github.com/segmentio/kafka-go/sasl/plain"
 	"github.com/segmentio/kafka-go/sasl/scram"
 
-	"github.com/outboxrelay/relay/e2e/child"
-	"github.com/outboxrelay/relay/e2e/scenario"
 	"github.com/outboxrelay/relay/e2e/servers"
 	"github.com/outboxrelay/relay/inbox"
 	inboxkafka "github.com/outboxrelay/relay/inbox/kafka"
-	"github.com/outboxrelay/relay/migrations"
 )
 
 // kafkaPartitions is how many partitions the topics of these tests have.
@@ -37,21 +28,18 @@ const kafkaPartitions = 6
 
 // kafkaInbox is a topic with messages, and a database for their effects.
 type kafkaInbox struct {
-	t         *testing.T
-	topic     string
-	client    *kafka.Client
-	database  *scenario.Database
-	published int
+	inboxStage
+	topic  string
+	client *kafka.Client
 }
 
-// newKafkaInbox makes a topic and a database with an inbox. Of the effects
-// nothing refuses a second one of a message.
+// newKafkaInbox makes a topic and the stage.
 func newKafkaInbox(t *testing.T, postgres string, brokers []string) *kafkaInbox {
 	t.Helper()
 	transport := &kafka.Transport{MetadataTTL: 200 * time.Millisecond}
 	t.Cleanup(transport.CloseIdleConnections)
 	k := &kafkaInbox{
-		t: t, topic: fmt.Sprintf("inbox-%d", time.Now().UnixNano()), database: scenario.NewDatabaseOn(t, postgres),
+		inboxStage: newInboxStage(t, postgres), topic: fmt.Sprintf("inbox-%d", time.Now().UnixNano()),
 		client: &kafka.Client{Addr: kafka.TCP(brokers...), Timeout: 20 * time.Second, Transport: transport},
 	}
 	response, err := k.client.CreateTopics(t.Context(), &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{{
@@ -63,15 +51,6 @@ func newKafkaInbox(t *testing.T, postgres string, brokers []string) *kafkaInbox 
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := pgx.Connect(t.Context(), k.database.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close(context.Background()) }()
-	if err := (migrations.Target{Schema: "public", Table: "inbox", Set: migrations.Inbox}).Apply(t.Context(), conn, nil); err != nil {
-		t.Fatal(err)
-	}
-	k.database.Exec(t, `CREATE TABLE effects (at bigint GENERATED ALWAYS AS IDENTITY, message_id text, sequence bigint, key text)`)
 	return k
 }
 
@@ -81,9 +60,15 @@ func (k *kafkaInbox) publish(n int) {
 	k.t.Helper()
 	first := k.published + 1
 	k.published += n
+	k.send(first, k.published)
+}
+
+// send writes messages by their numbers, also such as were written before.
+func (k *kafkaInbox) send(first, last int) {
+	k.t.Helper()
 	for partition := range kafkaPartitions {
 		var numbers []int
-		for number := first; number <= k.published; number++ {
+		for number := first; number <= last; number++ {
 			if number%kafkaPartitions == partition {
 				numbers = append(numbers, number)
 			}
@@ -108,45 +93,9 @@ func kafkaMessage(number int) kafka.Record {
 	return kafka.Record{
 		Key: kafka.NewBytes(fmt.Append(nil, "order-", number%(kafkaPartitions*5))),
 		Headers: []kafka.Header{
-			{Key: "message-id", Value: fmt.Appendf(nil, "00000000-0000-7000-8000-%012d", number)},
+			{Key: "message-id", Value: []byte(messageID(number))},
 			{Key: "message-sequence", Value: fmt.Append(nil, number)},
 		},
-	}
-}
-
-// done counts the messages that had an effect.
-func (k *kafkaInbox) done() (n int) {
-	// The database may be away.
-	ctx, cancel := context.WithTimeout(k.t.Context(), 5*time.Second)
-	defer cancel()
-	_ = k.database.Pool.QueryRow(ctx, `SELECT count(DISTINCT message_id) FROM effects`).Scan(&n)
-	return n
-}
-
-// check demands one effect of each message, in the order of its key.
-func (k *kafkaInbox) check() {
-	k.t.Helper()
-	for what, query := range map[string]string{
-		"messages had more than one effect":           `SELECT count(*) FROM (SELECT FROM effects GROUP BY message_id HAVING count(*) > 1) x`,
-		"effects came after a later one of their key": `SELECT count(*) FROM (SELECT sequence < max(sequence) OVER (PARTITION BY key ORDER BY at) AS late FROM effects) x WHERE late`,
-		"messages are parked":                         `SELECT count(*) FROM inbox_parked`,
-	} {
-		if n := scenario.One[int](k.t, k.database, query); n != 0 {
-			k.t.Errorf("%d %s", n, what)
-		}
-	}
-	if n := k.done(); n != k.published {
-		k.t.Errorf("%d messages had an effect, %d were published", n, k.published)
-	}
-}
-
-// await polls until the condition holds.
-func (k *kafkaInbox) await(what string, condition func() bool) {
-	k.t.Helper()
-	for deadline := time.Now().Add(inboxLimit); !condition(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			k.t.Fatalf("not within %s: %s; %d of %d messages had an effect", inboxLimit, what, k.done(), k.published)
-		}
 	}
 }
 
@@ -192,10 +141,6 @@ func startImpatientKafka(t *testing.T) *servers.Kafka {
 // and each return rebalances the group.
 func TestInboxKafkaKilled(t *testing.T) {
 	t.Parallel()
-	binary, err := buildConsumer()
-	if err != nil {
-		t.Fatal(err)
-	}
 	postgres := servers.FromEnvironment().PostgresURL
 	broker := startImpatientKafka(t)
 	for _, test := range []struct {
@@ -212,67 +157,15 @@ func TestInboxKafkaKilled(t *testing.T) {
 			k := newKafkaInbox(t, postgres, broker.Brokers())
 			k.publish(test.messages)
 			group := "consumer-" + k.topic
-			ctx, cancel := context.WithTimeout(t.Context(), inboxLimit)
-			defer cancel()
-			var crew sync.WaitGroup
-			kills := make([]int, test.processes)
-			for i := range test.processes {
-				log := filepath.Join(t.TempDir(), "consumer.log")
-				crew.Go(func() {
-					for ctx.Err() == nil && (k.done() < k.published || k.lag(group) != 0) {
-						killed := k.live(ctx, exec.Command(binary, "--broker", "kafka", "--database", k.database.URL, "--url", broker.Brokers()[0],
-							"--source", k.topic, "--name", group, "--batch", strconv.Itoa(test.batch), "--crash", fmt.Sprint(test.crash)), log, group)
-						if !killed {
-							return
-						}
-						kills[i]++
-					}
-				})
-			}
-			crew.Wait()
-			total := 0
-			for _, n := range kills {
-				total += n
-			}
-			t.Logf("%d kills", total)
-			if total < test.leastKills {
-				t.Errorf("%d kills, want at least %d", total, test.leastKills)
-			}
-			k.check()
+			finished := func() bool { return k.done() == k.published && k.lag(group) == 0 }
+			k.mortals(test.processes, test.leastKills, finished, "--broker", "kafka", "--database", k.database.URL, "--url", broker.Brokers()[0],
+				"--source", k.topic, "--name", group, "--batch", strconv.Itoa(test.batch), "--crash", fmt.Sprint(test.crash))
+			k.check(true)
 			if n := k.lag(group); n != 0 {
 				t.Errorf("%d messages are not committed", n)
 			}
 		})
 	}
-}
-
-// live runs a process until it has killed itself or everything is done, and
-// reports whether it has.
-func (k *kafkaInbox) live(ctx context.Context, command *exec.Cmd, log, group string) (killed bool) {
-	life, err := child.Start(command, log)
-	if err != nil {
-		k.t.Error(err)
-		return false
-	}
-	for life.Running() {
-		if ctx.Err() != nil {
-			life.Kill()
-			k.t.Errorf("not within %s: %d of %d messages had an effect\n%s", inboxLimit, k.done(), k.published, life.Tail(20))
-			return false
-		}
-		if k.done() == k.published && k.lag(group) == 0 {
-			life.Signal(syscall.SIGTERM)
-		}
-		life.Wait(50 * time.Millisecond)
-	}
-	status, _ := life.Command.ProcessState.Sys().(syscall.WaitStatus)
-	if status.Signaled() && status.Signal() == syscall.SIGKILL {
-		return true
-	}
-	if life.Err() != nil {
-		k.t.Errorf("the consumer ended: %v\n%s", life.Err(), life.Tail(20))
-	}
-	return false
 }
 
 // consumerConfig has times that suit a test.
@@ -281,11 +174,8 @@ func (k *kafkaInbox) consumerConfig(brokers []string, pool *pgxpool.Pool, log *l
 		Brokers: brokers, Group: "billing", Topics: []string{k.topic}, Inbox: &inbox.Inbox{Consumer: "billing"}, DB: pool,
 		MaxAttempts: 1, SessionTimeout: 3 * time.Second, HeartbeatInterval: 300 * time.Millisecond,
 		Backoff: inboxkafka.Backoff{Initial: 50 * time.Millisecond, Max: time.Second},
-		Logger:  slog.New(slog.NewTextHandler(log, nil)),
-		Handler: func(ctx context.Context, tx pgx.Tx, m inbox.Message) error {
-			_, err := tx.Exec(ctx, `INSERT INTO effects (message_id, sequence, key) VALUES ($1, $2, $3)`, m.ID.String(), m.Sequence, string(m.Key))
-			return err
-		},
+		Logger:  log.logger(),
+		Handler: insertEffect,
 	}
 }
 
@@ -384,7 +274,7 @@ func TestInboxKafkaFaults(t *testing.T) {
 					t.Errorf("%d attempts failed and %d messages were put aside: the outage was blamed on them\n%s", stats.Failures, stats.Poisoned, log)
 				}
 			}
-			k.check()
+			k.check(true)
 		})
 	}
 }
@@ -458,7 +348,7 @@ func TestInboxKafkaSecurity(t *testing.T) {
 				t.Errorf("Run: %v", err)
 			}
 			if test.trouble == "" {
-				k.check()
+				k.check(true)
 			}
 		})
 	}

@@ -5,63 +5,37 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
-	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	amqp "github.com/rabbitmq/amqp091-go"
 
-	"github.com/outboxrelay/relay/e2e/child"
-	"github.com/outboxrelay/relay/e2e/scenario"
 	"github.com/outboxrelay/relay/e2e/servers"
 	"github.com/outboxrelay/relay/inbox"
 	inboxrabbitmq "github.com/outboxrelay/relay/inbox/rabbitmq"
-	"github.com/outboxrelay/relay/migrations"
 )
-
-// inboxLimit bounds what a consumer has to do in these tests.
-const inboxLimit = 4 * time.Minute
 
 // inboxKeys is how many keys the messages have.
 const inboxKeys = 50
 
 // rabbitInbox is a queue with messages, and a database for their effects.
 type rabbitInbox struct {
-	t          *testing.T
+	inboxStage
 	url, queue string
-	database   *scenario.Database
-	published  int
 	// channel publishes; nil before the first message.
 	channel *amqp.Channel
 }
 
-// newRabbitInbox makes a queue of the kind and a database with an inbox. Of
-// the effects nothing refuses a second one of a message.
+// newRabbitInbox makes a queue of the kind and the stage.
 func newRabbitInbox(t *testing.T, postgres, rabbit, kind string) *rabbitInbox {
 	t.Helper()
-	b := &rabbitInbox{t: t, url: rabbit, queue: fmt.Sprintf("inbox-%s-%d", kind, time.Now().UnixNano()), database: scenario.NewDatabaseOn(t, postgres)}
+	b := &rabbitInbox{inboxStage: newInboxStage(t, postgres), url: rabbit, queue: fmt.Sprintf("inbox-%s-%d", kind, time.Now().UnixNano())}
 	_, err := channelTo(t, rabbit).QueueDeclare(b.queue, true, false, false, false, amqp.Table{"x-queue-type": kind})
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := pgx.Connect(t.Context(), b.database.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close(context.Background()) }()
-	if err := (migrations.Target{Schema: "public", Table: "inbox", Set: migrations.Inbox}).Apply(t.Context(), conn, nil); err != nil {
-		t.Fatal(err)
-	}
-	b.database.Exec(t, `CREATE TABLE effects (at bigint GENERATED ALWAYS AS IDENTITY, message_id text, sequence bigint, key text)`)
 	return b
 }
 
@@ -95,7 +69,7 @@ func (b *rabbitInbox) send(messages []int) (failed []int) {
 	confirms := make(map[int]*amqp.DeferredConfirmation)
 	for _, n := range messages {
 		confirm, err := b.channel.PublishWithDeferredConfirm("", b.queue, true, false, amqp.Publishing{
-			MessageId: fmt.Sprintf("00000000-0000-7000-8000-%012d", n), Type: "OrderPlaced",
+			MessageId: messageID(n), Type: "OrderPlaced", Timestamp: time.Now(),
 			ContentType: "application/json", DeliveryMode: amqp.Persistent,
 			Headers: amqp.Table{"message-sequence": int64(n), "message-key": fmt.Sprint("order-", n%inboxKeys)},
 		})
@@ -111,47 +85,6 @@ func (b *rabbitInbox) send(messages []int) (failed []int) {
 	return failed
 }
 
-// done counts the messages that had an effect.
-func (b *rabbitInbox) done() (n int) {
-	// The database may be away.
-	ctx, cancel := context.WithTimeout(b.t.Context(), 5*time.Second)
-	defer cancel()
-	_ = b.database.Pool.QueryRow(ctx, `SELECT count(DISTINCT message_id) FROM effects`).Scan(&n)
-	return n
-}
-
-// check demands one effect of each message, in the order of its key.
-func (b *rabbitInbox) check(ordered bool) {
-	b.t.Helper()
-	type row struct {
-		Sequence int64
-		Key      string
-	}
-	rows, err := b.database.Pool.Query(b.t.Context(), `SELECT sequence, key FROM effects ORDER BY at`)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	effects, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	seen := make(map[int64]bool)
-	highest := make(map[string]int64)
-	for _, e := range effects {
-		if seen[e.Sequence] {
-			b.t.Errorf("message %d had its effect again", e.Sequence)
-		}
-		if ordered && e.Sequence < highest[e.Key] {
-			b.t.Errorf("key %s: the effect of %d came after that of %d", e.Key, e.Sequence, highest[e.Key])
-		}
-		seen[e.Sequence] = true
-		highest[e.Key] = max(highest[e.Key], e.Sequence)
-	}
-	if len(seen) != b.published {
-		b.t.Errorf("%d messages had an effect, %d were published", len(seen), b.published)
-	}
-}
-
 // checkEmpty demands that nothing is left, unacknowledged messages included;
 // call it when no consumer runs.
 func (b *rabbitInbox) checkEmpty() {
@@ -165,27 +98,10 @@ func (b *rabbitInbox) checkEmpty() {
 	}
 }
 
-// buildConsumer makes e2e/cmd/consumer once.
-var buildConsumer = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "outbox-relay-consumer-")
-	if err != nil {
-		return "", err
-	}
-	binary := filepath.Join(dir, "consumer")
-	if output, err := exec.Command("go", "build", "-o", binary, "./cmd/consumer").CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build the consumer: %w\n%s", err, output)
-	}
-	return binary, nil
-})
-
 // TestInboxRabbitMQKilled lets consumers kill themselves, each time right after
 // the database has committed and before the message is acknowledged.
 func TestInboxRabbitMQKilled(t *testing.T) {
 	t.Parallel()
-	binary, err := buildConsumer()
-	if err != nil {
-		t.Fatal(err)
-	}
 	environment := servers.FromEnvironment()
 	for _, test := range []struct {
 		name, kind           string
@@ -203,71 +119,29 @@ func TestInboxRabbitMQKilled(t *testing.T) {
 			t.Parallel()
 			b := newRabbitInbox(t, environment.PostgresURL, environment.RabbitMQURL, test.kind)
 			b.publish(test.messages)
-			ctx, cancel := context.WithTimeout(t.Context(), inboxLimit)
-			defer cancel()
-			var group sync.WaitGroup
-			kills := make([]int, test.processes)
-			for i := range test.processes {
-				group.Go(func() {
-					kills[i] = consumeUntilDone(ctx, b, exec.Command(binary, "--broker", "rabbitmq", "--database", b.database.URL,
-						"--url", b.url, "--source", b.queue, "--concurrency", strconv.Itoa(test.concurrency),
-						"--batch", strconv.Itoa(test.batch), "--crash", fmt.Sprint(test.crash)), filepath.Join(t.TempDir(), "consumer.log"))
-				})
-			}
-			group.Wait()
-			total := 0
-			for _, n := range kills {
-				total += n
-			}
-			t.Logf("%d kills", total)
-			if total < test.leastKills {
-				t.Errorf("%d kills, want at least %d", total, test.leastKills)
-			}
+			finished := func() bool { return b.done() == b.published && b.idle() }
+			b.mortals(test.processes, test.leastKills, finished, "--broker", "rabbitmq", "--database", b.database.URL,
+				"--url", b.url, "--source", b.queue, "--concurrency", strconv.Itoa(test.concurrency),
+				"--batch", strconv.Itoa(test.batch), "--crash", fmt.Sprint(test.crash))
 			b.check(test.processes == 1)
 			b.checkEmpty()
 		})
 	}
 }
 
-// consumeUntilDone runs the process, and again whenever it has killed itself,
-// until all messages had an effect and none is left in the queue. It returns
-// the number of kills.
-func consumeUntilDone(ctx context.Context, b *rabbitInbox, command *exec.Cmd, log string) (kills int) {
-	for {
-		life, err := child.Start(exec.Command(command.Path, command.Args[1:]...), log)
-		if err != nil {
-			b.t.Error(err)
-			return kills
-		}
-		for life.Running() {
-			if ctx.Err() != nil {
-				life.Kill()
-				b.t.Errorf("not within %s: %d of %d messages had an effect\n%s", inboxLimit, b.done(), b.published, life.Tail(20))
-				return kills
-			}
-			if b.done() == b.published {
-				// In order: what it still has is acknowledged.
-				life.Signal(syscall.SIGTERM)
-			}
-			life.Wait(50 * time.Millisecond)
-		}
-		status, _ := life.Command.ProcessState.Sys().(syscall.WaitStatus)
-		switch {
-		case status.Signaled() && status.Signal() == syscall.SIGKILL:
-			kills++
-		case life.Err() != nil:
-			b.t.Errorf("the consumer ended: %v\n%s", life.Err(), life.Tail(20))
-			return kills
-		case b.done() == b.published && b.idle():
-			return kills
-		}
-	}
-}
-
-// idle reports that the queue is empty. After a kill what was acknowledged by
-// nobody is in it again, to be recognised as duplicates.
+// idle reports that nothing waits in the queue. After a kill what was
+// acknowledged by nobody is in it again, to be recognised as duplicates.
 func (b *rabbitInbox) idle() bool {
-	state, err := channelTo(b.t, b.url).QueueDeclarePassive(b.queue, true, false, false, false, nil)
+	connection, err := amqp.Dial(b.url)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = connection.Close() }()
+	channel, err := connection.Channel()
+	if err != nil {
+		return false
+	}
+	state, err := channel.QueueDeclarePassive(b.queue, true, false, false, false, nil)
 	return err == nil && state.Messages == 0
 }
 
@@ -336,11 +210,8 @@ func TestInboxRabbitMQFaults(t *testing.T) {
 				URLs: []string{b.url + "?heartbeat=1"}, Queue: b.queue, Inbox: &inbox.Inbox{Consumer: "billing"}, DB: pool,
 				Concurrency: 3, MaxAttempts: 1,
 				Backoff: inboxrabbitmq.Backoff{Initial: 50 * time.Millisecond, Max: time.Second},
-				Logger:  slog.New(slog.NewTextHandler(log, nil)),
-				Handler: func(ctx context.Context, tx pgx.Tx, m inbox.Message) error {
-					_, err := tx.Exec(ctx, `INSERT INTO effects (message_id, sequence, key) VALUES ($1, $2, $3)`, m.ID.String(), m.Sequence, string(m.Key))
-					return err
-				},
+				Logger:  log.logger(),
+				Handler: insertEffect,
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -372,32 +243,4 @@ func TestInboxRabbitMQFaults(t *testing.T) {
 			b.checkEmpty()
 		})
 	}
-}
-
-// await polls until the condition holds.
-func (b *rabbitInbox) await(what string, condition func() bool) {
-	b.t.Helper()
-	for deadline := time.Now().Add(inboxLimit); !condition(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			b.t.Fatalf("not within %s: %s; %d of %d messages had an effect", inboxLimit, what, b.done(), b.published)
-		}
-	}
-}
-
-// lockedLog is a log that may be read while it is written.
-type lockedLog struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lockedLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lockedLog) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }

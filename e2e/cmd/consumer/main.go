@@ -1,11 +1,12 @@
 // Command consumer is the consuming application of the end-to-end tests: it
-// writes each message's effect through the inbox, and can be told to kill
-// itself at the worst of moments, after the database has committed and before
-// the broker hears of it.
+// writes each message's effect through the inbox, serves metrics, and can be
+// told to kill itself at the worst of moments, after the database has committed
+// and before the broker hears of it.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -28,7 +30,16 @@ type options struct {
 	database, url, source, name string
 	concurrency, batch          int
 	crash                       float64
+	poison                      int64
+	session                     time.Duration
+	observer                    inbox.Observer
 }
+
+// inbox is the consumer's.
+func (o options) inbox() *inbox.Inbox { return &inbox.Inbox{Consumer: o.name, Observer: o.observer} }
+
+// maxAttempts is how often the message is tried that is poison.
+const maxAttempts = 3
 
 // brokers are what consume from each, until ctx ends.
 var brokers = map[string]func(ctx context.Context, o options, db inbox.Beginner) error{
@@ -46,6 +57,10 @@ func main() {
 	flag.IntVar(&o.concurrency, "concurrency", 1, "handlers at a time")
 	flag.IntVar(&o.batch, "batch", 0, "messages in one transaction; 0: one by one")
 	flag.Float64Var(&o.crash, "crash", 0, "probability of a SIGKILL after a commit")
+	flag.DurationVar(&o.session, "session", 1500*time.Millisecond,
+		"how long a Kafka group waits for a dead member; brokers allow less than 6s by group.min.session.timeout.ms")
+	flag.Int64Var(&o.poison, "poison", 0, "sequence of the message whose handler fails; 0: none")
+	serve := flag.Bool("metrics", false, "serve /metrics on a free port, which the log names")
 	flag.Parse()
 	consume := brokers[*broker]
 	if consume == nil {
@@ -54,6 +69,14 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	if *serve {
+		address, err := serveMetrics(&o)
+		if err != nil {
+			slog.Error("cannot serve metrics", "error", err)
+			os.Exit(1)
+		}
+		slog.Info("serving", "metrics", address)
+	}
 	pool, err := pgxpool.New(context.WithoutCancel(ctx), o.database)
 	if err == nil {
 		err = consume(ctx, o, &mortal{pool, o.crash})
@@ -65,16 +88,21 @@ func main() {
 	}
 }
 
+var errPoison = errors.New("the handler is to fail for this message")
+
 // effect is the handler. Nothing refuses a second row of a message.
-func effect(ctx context.Context, tx pgx.Tx, m inbox.Message) error {
+func (o options) effect(ctx context.Context, tx pgx.Tx, m inbox.Message) error {
+	if m.Sequence == o.poison && o.poison > 0 {
+		return errPoison
+	}
 	_, err := tx.Exec(ctx, `INSERT INTO effects (message_id, sequence, key) VALUES ($1, $2, $3)`, m.ID.String(), m.Sequence, string(m.Key))
 	return err
 }
 
 // effects is the handler of batches.
-func effects(ctx context.Context, tx pgx.Tx, fresh []inbox.Message) error {
+func (o options) effects(ctx context.Context, tx pgx.Tx, fresh []inbox.Message) error {
 	for _, m := range fresh {
-		if err := effect(ctx, tx, m); err != nil {
+		if err := o.effect(ctx, tx, m); err != nil {
 			return err
 		}
 	}
