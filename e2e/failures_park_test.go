@@ -138,14 +138,14 @@ func TestPoisonMessageHoldsBackATotalOrder(t *testing.T) {
 func TestManyParkedKeysDoNotSlowTheOthers(t *testing.T) {
 	stage, topic := poisonable(t, scenario.Settings{"log.level": "info"})
 	load := func(what string) time.Duration {
-		stage.Database.Exec(t, `INSERT INTO `+stage.Table+` (topic, key, payload) SELECT $1, 'flows-' || i % 500, convert_to(repeat('x', 200), 'UTF8') FROM generate_series(1, 30000) i`, topic)
+		stage.Database.Exec(t, `INSERT INTO `+stage.Table+` (topic, key, payload) SELECT $1, 'flows-' || i % 500, convert_to(repeat('x', 200), 'UTF8') FROM generate_series(1, 20000) i`, topic)
 		began := time.Now()
 		scenario.Await(t, 120*time.Second, "the rows to be published", func() (bool, string) {
 			left := scenario.One[int](t, stage.Database, `SELECT count(*) FROM `+stage.Table+` WHERE published_at IS NULL AND key LIKE 'flows-%'`)
 			return left == 0, fmt.Sprint(left)
 		})
 		took := time.Since(began)
-		t.Logf("30,000 rows %s: %s", what, took.Round(time.Millisecond))
+		t.Logf("20,000 rows %s: %s", what, took.Round(time.Millisecond))
 		return took
 	}
 	relay := stage.Start()
@@ -156,8 +156,8 @@ func TestManyParkedKeysDoNotSlowTheOthers(t *testing.T) {
 			RETURNING id, message_id, topic, key)
 		INSERT INTO outbox_parked (id, message_id, topic, key, state, attempts, reason, error, parked_at, next_retry_at)
 		SELECT id, message_id, topic, key, 'parked', 1, 'message_too_large', 'too large', now(), now() + interval '1 hour' FROM heads`, topic)
-	stage.Database.Exec(t, `INSERT INTO `+stage.Table+` (topic, key) SELECT $1, 'parked-' || 1 + i % 10000 FROM generate_series(1, 100000) i`, topic)
-	first := load("with 10,000 keys parked and 100,000 rows behind them, at first")
+	stage.Database.Exec(t, `INSERT INTO `+stage.Table+` (topic, key) SELECT $1, 'parked-' || 1 + i % 10000 FROM generate_series(1, 50000) i`, topic)
+	first := load("with 10,000 keys parked and 50,000 rows behind them, at first")
 	then := load("the same, later")
 	t.Logf("throughput beside 10,000 parked keys: %.2f of that without at first, %.2f later", without.Seconds()/first.Seconds(), without.Seconds()/then.Seconds())
 	if n := scenario.One[int](t, stage.Database, `SELECT count(*) FROM `+stage.Table+` WHERE published_at IS NOT NULL AND key LIKE 'parked-%'`); n > 0 {
