@@ -226,7 +226,8 @@ func (d *database) migrations(ctx context.Context) {
 	pending, err := target.Pending(ctx, d.conn)
 	if err != nil {
 		// A relay's role need not read the table of migrations.
-		d.add(Warning, "migrations", "cannot tell whether any is pending: "+err.Error(), "run `relay migrate --dry-run` as the table's owner, or GRANT SELECT on it")
+		d.add(Warning, "migrations", "cannot tell whether any is pending: "+err.Error(), fmt.Sprintf("GRANT SELECT ON %s TO %s; or run `relay migrate --dry-run` as the table's owner",
+			pgx.Identifier{d.config.Outbox.Schema, d.config.Outbox.Table + "_migrations"}.Sanitize(), d.role()))
 		return
 	}
 	for _, m := range pending {
