@@ -26,8 +26,14 @@ const (
 	ProfilePath = "/debug/pprof/"
 )
 
+// What a client may take of a connection. Profiles last as long as they are
+// asked to, so the server as a whole bounds no answer.
 const (
 	headerTimeout = 5 * time.Second
+	bodyTimeout   = 5 * time.Second // of a body that nobody reads
+	writeTimeout  = 30 * time.Second
+	idleTimeout   = time.Minute
+	headerBytes   = 16 << 10
 	closeTimeout  = 2 * time.Second
 )
 
@@ -78,7 +84,22 @@ func (s *Server) Handler() http.Handler {
 		mux.Handle("GET "+ProfilePath+"symbol", s.guarded(http.HandlerFunc(pprof.Symbol)))
 		mux.Handle("GET "+ProfilePath+"trace", s.guarded(http.HandlerFunc(pprof.Trace)))
 	}
-	return mux
+	return bounded(mux)
+}
+
+// bounded keeps clients from holding a connection: by a body that never comes,
+// or by not reading the answer.
+func bounded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		connection := http.NewResponseController(w)
+		if r.ContentLength != 0 {
+			_ = connection.SetReadDeadline(time.Now().Add(bodyTimeout)) // a recorder has none
+		}
+		if !strings.HasPrefix(r.URL.Path, ProfilePath) {
+			_ = connection.SetWriteDeadline(time.Now().Add(writeTimeout))
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // guarded asks for the token, if there is one.
@@ -92,7 +113,7 @@ func (s *Server) guarded(next http.Handler) http.Handler {
 		got := sha256.Sum256([]byte(strings.TrimSpace(token)))
 		if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
 			w.Header().Set("WWW-Authenticate", "Bearer")
-			answer(w, http.StatusUnauthorized, "http.token is set: send it as a bearer token\n")
+			answer(w, http.StatusUnauthorized, "unauthorized\n")
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -118,7 +139,7 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 // Serve answers until ctx ends, and closes the listener.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) {
 	server := &http.Server{
-		Handler: s.Handler(), ReadHeaderTimeout: headerTimeout,
+		Handler: s.Handler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: headerBytes,
 		ErrorLog: slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug), // what clients do wrong
 	}
 	if s.Certificate != nil {
