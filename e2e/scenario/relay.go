@@ -41,6 +41,9 @@ type Relay struct {
 	// Config is its configuration, ConfigPath the file, LogPath its log.
 	Config              Config
 	ConfigPath, LogPath string
+	// Environment are variables of its processes beside those of the test, as
+	// NAME=value.
+	Environment []string
 
 	t       testing.TB
 	mu      sync.Mutex
@@ -132,7 +135,9 @@ func (r *Relay) Launch() {
 		r.t.Errorf("%s runs already", r.Name)
 		return
 	}
-	p, err := child.Start(exec.Command(os.Getenv(BinaryVariable), "run", "--config", r.ConfigPath), r.LogPath)
+	command := exec.Command(os.Getenv(BinaryVariable), "run", "--config", r.ConfigPath)
+	command.Env = append(os.Environ(), r.Environment...)
+	p, err := child.Start(command, r.LogPath)
 	if err != nil {
 		r.t.Errorf("%v", err)
 		return

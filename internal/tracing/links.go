@@ -103,7 +103,7 @@ func (o *origins) links(messages []sinks.Message) []trace.Link {
 			if from.messages == 1 {
 				about = semconv.MessagingMessageID(uuid(m.ID))
 			}
-			links = append(links, trace.Link{SpanContext: withState(from.context, m), Attributes: []attribute.KeyValue{about}})
+			links = append(links, trace.Link{SpanContext: from.context, Attributes: []attribute.KeyValue{about}})
 		}
 	}
 	return links

@@ -1,18 +1,13 @@
 package tracing
 
 import (
-	"strings"
-
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/outboxrelay/relay/sinks"
 )
 
-// The headers of the W3C's Trace Context, as the writers' libraries name them.
-const (
-	headerParent = "traceparent"
-	headerState  = "tracestate"
-)
+// headerParent is the W3C's Trace Context, as the writers' libraries name it.
+const headerParent = "traceparent"
 
 // parentLength is the length of a traceparent of version 00:
 // 00-<32 hex digits>-<16 hex digits>-<2 hex digits>. Later versions may be
@@ -20,7 +15,7 @@ const (
 const parentLength = 55
 
 // Stored returns the context that a message's writer stored with it, without
-// its trace state. It is not valid where there is none, or none that the Trace
+// its trace state, which no exporter exports of a link. It is not valid where there is none, or none that the Trace
 // Context knows. It does not allocate, and shares no memory with the message.
 func Stored(m *sinks.Message) trace.SpanContext {
 	parent := header(m, headerParent)
@@ -45,19 +40,6 @@ func Stored(m *sinks.Message) trace.SpanContext {
 	config.TraceFlags = trace.TraceFlags(flags[0]) & known
 	config.Remote = true
 	return trace.NewSpanContext(config)
-}
-
-// withState adds the message's trace state to the context that Stored returned.
-func withState(stored trace.SpanContext, m *sinks.Message) trace.SpanContext {
-	state := header(m, headerState)
-	if state == "" {
-		return stored
-	}
-	parsed, err := trace.ParseTraceState(strings.Clone(state)) // the batch's memory is used again
-	if err != nil {
-		return stored
-	}
-	return stored.WithTraceState(parsed)
 }
 
 func header(m *sinks.Message, name string) string {

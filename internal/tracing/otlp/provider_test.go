@@ -127,6 +127,8 @@ func TestCollectorHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = listener.Close() }() // it never accepts
+	t.Setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "600000")
+	t.Setenv("OTEL_BSP_EXPORT_TIMEOUT", "600000")
 	p, j := start(t, listener.Addr().String())
 	p.make(1000)
 	if waiting, dropped := p.gauge.waiting.Load(), p.gauge.dropped.Load(); waiting != 16 || dropped != 1000-16 {
