@@ -44,6 +44,10 @@ demo: deps ## Watch two relays being killed and losing nothing (SINK=kafka or SI
 bench: deps ## Measure the relay's speed on this machine
 	@cd bench && go run .
 
+.PHONY: dashboard
+dashboard: deps build ## Draw docs/images/dashboard.png anew, from a run of four minutes (installs Chromium)
+	@cd e2e && go run ./cmd/dashboard
+
 .PHONY: licences
 licences: ## Write THIRD_PARTY_LICENSES, after a change of dependencies
 	@cd tools/licences && go run . --root ../..
