@@ -59,7 +59,9 @@ func (r *roles) connect(role string) *pgx.Conn {
 // exec runs statements, which succeed.
 func (r *roles) exec(role, statements string) {
 	r.t.Helper()
-	if _, err := r.connect(role).PgConn().Exec(r.t.Context(), statements).ReadAll(); err != nil {
+	conn := r.connect(role)
+	defer func() { _ = conn.Close(context.Background()) }()
+	if _, err := conn.PgConn().Exec(r.t.Context(), statements).ReadAll(); err != nil {
 		r.t.Fatalf("%s: %v\n%s", role, err, statements)
 	}
 }
@@ -135,7 +137,9 @@ func (r *roles) insertInEachWay(topic string) {
 
 func (r *roles) int(query string) (n int) {
 	r.t.Helper()
-	try(r.t, r.connect("postgres").QueryRow(r.t.Context(), query).Scan(&n))
+	conn := r.connect("postgres")
+	defer func() { _ = conn.Close(context.Background()) }()
+	try(r.t, conn.QueryRow(r.t.Context(), query).Scan(&n))
 	return n
 }
 
