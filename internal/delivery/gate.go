@@ -50,7 +50,9 @@ type gate struct {
 	reason   string
 	// refused: a publish failed since the gate was open, so that a ping is not
 	// enough to open it.
-	refused            bool
+	refused bool
+	// silent: the last ping failed.
+	silent             bool
 	lastSeen, openedAt time.Time
 	// closings counts how often the gate was closed.
 	closings int
@@ -120,6 +122,7 @@ func (g *gate) failed(err error, now time.Time, closings int) {
 func (g *gate) pinged(err error, now time.Time) {
 	g.mutex.Lock()
 	defer g.mutex.Unlock()
+	g.silent = true
 	g.close(err, now)
 }
 
@@ -167,10 +170,16 @@ func (g *gate) monitor(ctx context.Context) {
 func (g *gate) untilStep() time.Duration {
 	g.mutex.Lock()
 	defer g.mutex.Unlock()
-	if g.state == closed {
-		return g.backoff.pause(g.failures)
+	switch {
+	case g.state != closed:
+		return pingInterval
+	case g.silent:
+		// A ping costs a broker that is away nothing, and one that is back should
+		// be known to be, however long it was away. A broker that answers pings
+		// and refuses messages is spared.
+		return min(g.backoff.pause(g.failures), pingInterval)
 	}
-	return pingInterval
+	return g.backoff.pause(g.failures)
 }
 
 // step pings, unless messages flow or a probe is under way.
@@ -200,7 +209,10 @@ func (g *gate) answered(now time.Time) {
 	if state == closed && refused {
 		g.state = halfOpen
 	}
-	g.lastSeen = now
+	if g.silent {
+		g.failures = 0 // they were about its being away, which it is no more
+	}
+	g.lastSeen, g.silent = now, false
 	g.mutex.Unlock()
 	switch {
 	case state == open:

@@ -220,3 +220,34 @@ func TestGateMonitorPings(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// A broker that was away for long is found to be back at once; one that answers
+// and refuses messages is asked ever less often.
+func TestGateFindsOutSoonThatASilentBrokerIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGateTest()
+		g.backoff = Backoff{Initial: 200 * time.Millisecond, Max: 30 * time.Second, Multiplier: 2}
+		g.fail()
+		for range 10 {
+			g.pinged(errConnection, time.Now())
+			time.Sleep(g.untilStep())
+		}
+		if pause := g.untilStep(); pause != pingInterval {
+			t.Errorf("a silent broker is asked again after %v, want %v", pause, pingInterval)
+		}
+		g.step(t.Context()) // the ping succeeds
+		g.expect(t, halfOpen, true)
+		g.fail() // it is not quite there yet
+		if pause := g.untilStep(); pause != g.backoff.Initial {
+			t.Errorf("a broker that has just come back is tried again after %v, want %v", pause, g.backoff.Initial)
+		}
+		for range 10 {
+			g.step(t.Context())
+			g.begin()
+			g.fail()
+		}
+		if pause := g.untilStep(); pause != g.backoff.Max {
+			t.Errorf("a broker that takes no messages is tried again after %v, want %v", pause, g.backoff.Max)
+		}
+	})
+}
