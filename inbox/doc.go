@@ -41,6 +41,13 @@
 // included, and longer than the outbox keeps published rows that
 // `relay replay` can send again.
 //
+// # Metrics and traces
+//
+// Each transaction is an OpenTelemetry span, a child of the trace context that
+// the message carries, where the application has a tracer provider. An
+// Inbox.Observer is told what becomes of messages: package metrics makes
+// Prometheus metrics of that. docs/inbox.md has attributes and metrics.
+//
 // # Requirements
 //
 // `relay migrate --only inbox` makes the table; in the database where the

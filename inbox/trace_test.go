@@ -37,7 +37,7 @@ func newTracedInbox() (*inbox.Inbox, *tracetest.SpanRecorder, *sdktrace.TracerPr
 func attributes(span sdktrace.ReadOnlySpan) string {
 	var b strings.Builder
 	for _, a := range span.Attributes() {
-		fmt.Fprintf(&b, "%s=%s\n", a.Key, a.Value.Emit())
+		fmt.Fprintf(&b, "%s=%s\n", a.Key, a.Value.String())
 	}
 	return b.String()
 }
@@ -157,7 +157,7 @@ func TestSpanOfAFailure(t *testing.T) {
 
 func hasValue(attributes []attribute.KeyValue, value string) bool {
 	for _, a := range attributes {
-		if a.Value.Emit() == value {
+		if a.Value.String() == value {
 			return true
 		}
 	}

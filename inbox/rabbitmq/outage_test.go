@@ -3,12 +3,14 @@ package rabbitmq_test
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/outboxrelay/relay/inbox"
 	"github.com/outboxrelay/relay/inbox/rabbitmq"
 )
 
@@ -197,4 +199,45 @@ func TestSlowDatabase(t *testing.T) {
 		t.Errorf("%d lines about an outage, want none", n)
 	}
 	b.checkEmpty()
+}
+
+// watcher notes what is told of database and broker.
+type watcher struct {
+	inbox.Unobserved
+	database, broker atomic.Bool
+}
+
+func (w *watcher) DatabaseUp(_ string, up bool)  { w.database.Store(up) }
+func (w *watcher) BrokerUp(_, _ string, up bool) { w.broker.Store(up) }
+
+// TestOutagesAreTold takes database and broker from a consumer that has no
+// message.
+func TestOutagesAreTold(t *testing.T) {
+	b := newBench(t)
+	database, databaseURL := newGate(t, b.database.URL)
+	broker, brokerURL := newGate(t, b.url)
+	pool, err := pgxpool.New(t.Context(), databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	w := new(watcher)
+	config := b.config()
+	config.URLs, config.DB, config.Inbox.Observer = []string{brokerURL}, pool, w
+	c := b.start(config)
+	for _, side := range []struct {
+		what string
+		gate *gate
+		up   *atomic.Bool
+	}{{"database", database, &w.database}, {"broker", broker, &w.broker}} {
+		await(t, "the "+side.what+" to be up", side.up.Load)
+		side.gate.cut(true)
+		await(t, "the "+side.what+" to be away", func() bool { return !side.up.Load() })
+		side.gate.open()
+		await(t, "the "+side.what+" to be up again", side.up.Load)
+	}
+	if n := b.log.count("cannot be used"); n != 1 {
+		t.Errorf("%d lines about the database, want 1", n)
+	}
+	c.mustStop(t)
 }
