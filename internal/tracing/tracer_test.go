@@ -59,7 +59,7 @@ func always(int) bool { return true }
 func attributes(all []attribute.KeyValue) map[string]string {
 	m := map[string]string{}
 	for _, a := range all {
-		m[string(a.Key)] = a.Value.Emit()
+		m[string(a.Key)] = a.Value.String()
 	}
 	return m
 }
