@@ -17,8 +17,8 @@ deps: ## Get the servers that the tests and the demo run (PostgreSQL, Kafka, Rab
 	@cd e2e && go run ./cmd/deps
 
 .PHONY: deps-all
-deps-all: ## Get also what the tests of the Helm chart run, a Kubernetes, built once in ten minutes
-	@cd e2e && go run ./cmd/deps servers kubernetes
+deps-all: ## Get also what the tests of the Helm chart run, a Kubernetes, built once in a quarter of an hour
+	@cd e2e && go run ./cmd/deps servers chart
 
 .PHONY: build
 build: ## Build bin/relay, one static binary

@@ -85,6 +85,11 @@ func (n *namespace) mustHelm(args ...string) string {
 // install installs the chart, and fails the test unless its pods become ready.
 func (n *namespace) install(files ...string) {
 	n.t.Helper()
+	n.installChart(chart, files...)
+}
+
+func (n *namespace) installChart(chart string, files ...string) {
+	n.t.Helper()
 	n.mustHelm(append([]string{"install", release, chart, "--wait", "--wait-for-jobs", "--timeout", waitLimit.String()}, flags(files)...)...)
 }
 

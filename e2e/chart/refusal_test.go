@@ -19,7 +19,7 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		{[]string{"--set", "image.tags=1.0"}, "'tags'"},
 		{[]string{"--set", "image.pullPolicy=Sometimes"}, "/image/pullPolicy"},
 		{[]string{"--set", "checkOnStart=yes please"}, "/checkOnStart"},
-		{[]string{"--set", "resources.limits.memory=[]"}, "/resources/limits/memory"},
+		{[]string{"--set", "resources=small"}, "/resources"},
 		{[]string{"--set", "migration.enabled=1"}, "/migration/enabled"},
 		{[]string{"--set", "metrics.podMonitor.interval=5"}, "/metrics/podMonitor/interval"},
 		{[]string{"--set", "networkPolicy.egress=all"}, "/networkPolicy/egress"},

@@ -133,7 +133,8 @@ func (n *namespace) awaitNothingBut(before []string) {
 	})
 }
 
-// A migration whose Job fails ends the installation, and helm says so.
+// The migration comes before the relays: it is waited for and cleaned up, and
+// one that does not come about leaves the relays as they are.
 func TestMigrationIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
@@ -145,7 +146,7 @@ func TestMigrationIsWaitedFor(t *testing.T) {
 	if jobs := list[object](n, "batch/v1", "jobs", ""); len(jobs) > 0 {
 		t.Errorf("the migration leaves %v", jobs)
 	}
-	// The namespace's quota has the pod of the next Job refused.
+	// The namespace takes no Job any more.
 	quota := []byte(`{"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"count/jobs.batch": "0"}}}`)
 	if err := n.kubernetes.Call(t.Context(), http.MethodPost, n.path("v1", "resourcequotas"), quota, nil); err != nil {
 		t.Fatal(err)

@@ -24,9 +24,10 @@ import (
 
 const (
 	// entrypoint is where the image has the relay, and what it runs; searchPath
-	// is its PATH.
-	entrypoint = "/usr/local/bin/relay"
-	searchPath = "/usr/local/bin"
+	// is its PATH, nonRoot its user and group.
+	entrypoint = "/usr/bin/relay"
+	searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	nonRoot    = 65532
 	// endLimit bounds a command that is expected to end.
 	endLimit = 2 * time.Minute
 )
@@ -121,8 +122,7 @@ func containerUser(t testing.TB, p pod, c container) user {
 				return *value
 			}
 		}
-		// The image's, as an image that is not root's is built.
-		return 65532
+		return nonRoot
 	}
 	u := user{
 		uid: first(c.SecurityContext.RunAsUser, p.Spec.SecurityContext.RunAsUser),
@@ -325,7 +325,8 @@ func (s *sandbox) command(args ...string) *exec.Cmd {
 	}
 	program := args[0]
 	if !strings.Contains(program, "/") {
-		program = filepath.Join(searchPath, program)
+		// The image has no other.
+		program = filepath.Join(filepath.Dir(entrypoint), program)
 	}
 	command := &exec.Cmd{Path: program, Args: args, Dir: "/"}
 	if s.container.WorkingDir != "" {

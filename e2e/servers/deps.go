@@ -10,7 +10,7 @@ import (
 )
 
 // Deps gets what the demo and all tests but the Helm chart's need (for those see
-// KubernetesDeps): it installs what the system lacks
+// ChartDeps): it installs what the system lacks
 // (as root, on Debian and its relatives; otherwise the error names the command
 // to run) and downloads the rest into the cache. It may be called at any time
 // and from several processes at once; what is there is left alone, and nothing

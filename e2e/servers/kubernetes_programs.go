@@ -48,10 +48,10 @@ func PrometheusOperatorDefinitions(ctx context.Context) (string, error) {
 	return filepath.Join(module, "example", "prometheus-operator-crd"), err
 }
 
-// KubernetesDeps gets what StartKubernetes and the tests of the Helm chart need
+// ChartDeps gets what StartKubernetes and the tests of the Helm chart need
 // beyond Deps. As there are no binaries in the registries that the tests use,
 // it builds them, once: that takes two processors some ten minutes.
-func KubernetesDeps(ctx context.Context, out io.Writer) error {
+func ChartDeps(ctx context.Context, out io.Writer) error {
 	if _, err := kubernetesPrograms(ctx, out); err != nil {
 		return err
 	}
@@ -61,8 +61,12 @@ func KubernetesDeps(ctx context.Context, out io.Writer) error {
 	if _, err := PrometheusOperatorDefinitions(ctx); err != nil {
 		return err
 	}
-	_, err := Helm(ctx)
-	return err
+	for _, tool := range []func(context.Context) (string, error){Helm, HelmUnittest, HelmDocs} {
+		if _, err := tool(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // kubernetesPrograms are the programs' paths, by their names.

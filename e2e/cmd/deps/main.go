@@ -3,11 +3,11 @@
 // cache, and builds there what cannot be downloaded. It may run any number of
 // times.
 //
-//	deps [servers] [kubernetes]
+//	deps [servers] [chart]
 //
 // servers, which is what it gets when nothing is named, are what the demo and
-// most tests need. kubernetes is for the tests of the Helm chart, and takes
-// ten minutes of building, once.
+// most tests need. chart is for the tests of the Helm chart: a Kubernetes, helm
+// and its tools, whose first build takes a quarter of an hour.
 package main
 
 import (
@@ -40,10 +40,10 @@ func run(ctx context.Context, names []string) error {
 		switch name {
 		case "servers":
 			gets = append(gets, servers.Deps)
-		case "kubernetes":
-			gets = append(gets, servers.KubernetesDeps)
+		case "chart":
+			gets = append(gets, servers.ChartDeps)
 		default:
-			return fmt.Errorf("unknown name %q: there are servers and kubernetes", name)
+			return fmt.Errorf("unknown name %q: there are servers and chart", name)
 		}
 	}
 	for _, get := range gets {
