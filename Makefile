@@ -7,6 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 SINK    ?= kafka
 DURATION ?= 10m
+BUILDER ?= docker
 
 .PHONY: help
 help: ## List the targets
@@ -51,3 +52,11 @@ dashboard: deps build ## Draw docs/images/dashboard.png anew, from a run of four
 .PHONY: licences
 licences: ## Write THIRD_PARTY_LICENSES, after a change of dependencies
 	@cd tools/licences && go run . --root ../..
+
+.PHONY: snapshot
+snapshot: deps ## Make all that a release consists of, in dist, and check it
+	@./tools/snapshot
+
+.PHONY: image
+image: ## Build the image localhost/outbox-relay:dev for this machine (BUILDER=docker or podman)
+	@./tools/image $(BUILDER)
