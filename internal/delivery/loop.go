@@ -78,8 +78,8 @@ type Loop struct {
 	// slots holds one token per batch that may be under way.
 	slots chan struct{}
 	ready atomic.Bool
-	// turned is when the loop last turned, in Unix nanoseconds; zero while it does
-	// not run.
+	// turned is when the loop last turned, or was half way because it claimed twice,
+	// in Unix nanoseconds; zero while it does not run.
 	turned atomic.Int64
 	// pinged is when the database was last asked for its own sake.
 	pinged time.Time
@@ -261,6 +261,8 @@ func (l *Loop) claim(ctx context.Context) (batch source.Batch, held bool, wait t
 		if batch != nil || ctx.Err() != nil {
 			return batch, true, wait, heldErr
 		}
+		// The bounds of a turn are those of one claim, and this was one.
+		l.turned.Store(time.Now().UnixNano())
 	}
 	// What is held back may fail by itself, and nobody else waits for that.
 	batch, err = l.options.Source.Claim(ctx, exclusion)
