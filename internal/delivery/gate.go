@@ -213,11 +213,14 @@ func (g *gate) answered(now time.Time) {
 		g.failures = 0 // they were about its being away, which it is no more
 	}
 	g.lastSeen, g.silent = now, false
+	// Where nothing has tried a half open sink since the last ping, another relay
+	// has sent what was pending: as far as anybody can tell, it is up.
+	if state == open || (state == halfOpen && !g.probing) {
+		g.observed(true)
+	}
 	g.mutex.Unlock()
 	switch {
-	case state == open:
-		g.observed(true)
-	case state == halfOpen:
+	case state != closed:
 	case refused:
 		g.changed()
 	default:

@@ -251,3 +251,30 @@ func TestGateFindsOutSoonThatASilentBrokerIsBack(t *testing.T) {
 		}
 	})
 }
+
+// When there is nothing left to try a sink with, since another relay has sent
+// it, the sink counts as up when it answers, and still one batch tries it first.
+func TestGateThatNothingTriesIsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGateTest()
+		g.up = true
+		g.fail()
+		g.step(t.Context())
+		g.expect(t, halfOpen, true)
+		if g.up {
+			t.Error("the sink is up although nobody knows whether it takes messages")
+		}
+		time.Sleep(g.untilStep())
+		g.step(t.Context())
+		g.expect(t, halfOpen, true)
+		if !g.up {
+			t.Error("the sink is away although it answers and nothing was refused since")
+		}
+		g.begin()
+		g.fail()
+		g.expect(t, closed, false)
+		if g.up {
+			t.Error("the sink is up although it takes nothing")
+		}
+	})
+}
