@@ -27,11 +27,12 @@ func (v variables) faults() (all []fault) {
 	all = append(all, v.endpointFaults()...)
 	all = append(all, v.samplerFaults()...)
 	all = append(all, v.resourceFaults()...)
-	for _, name := range []string{"OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_EXPORT_TIMEOUT"} {
-		all = append(all, v.number(name, "a number of milliseconds, such as 5000")...)
+	all = append(all, v.bounded(envQueueDelay, maxQueueDelay, "a number of milliseconds, such as 5000")...)
+	all = append(all, v.number("OTEL_BSP_EXPORT_TIMEOUT", "a number of milliseconds, such as 30000")...)
+	for _, name := range []string{envQueueSize, envQueueBatch} {
+		all = append(all, v.bounded(name, maxQueueSize, "a whole number, such as 512,")...)
 	}
 	for _, name := range []string{
-		"OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
 		"OTEL_SPAN_LINK_COUNT_LIMIT", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_SPAN_EVENT_COUNT_LIMIT",
 		"OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT", "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT",
 		"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_COUNT_LIMIT",
@@ -53,6 +54,13 @@ func (v variables) number(name, what string) []fault {
 		return nil
 	}
 	return faultf(name, "%q is not %s", v(name), what)
+}
+
+func (v variables) bounded(name string, most int, what string) []fault {
+	if v.within(name, most) {
+		return nil
+	}
+	return faultf(name, "%q is not %s between 1 and %d", v(name), what, most)
 }
 
 func (v variables) headerFaults(name string) []fault {

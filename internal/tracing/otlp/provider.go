@@ -87,7 +87,7 @@ func (v variables) start(ctx context.Context, version string, logger *slog.Logge
 	g := &gauge{logger: logger, endpoint: v.endpoint()}
 	var size int
 	queue := sdktrace.NewBatchSpanProcessor(&countedExporter{SpanExporter: exporter, gauge: g, until: exporting, secrets: secrets},
-		func(o *sdktrace.BatchSpanProcessorOptions) { size = o.MaxQueueSize })
+		v.queue, func(o *sdktrace.BatchSpanProcessorOptions) { size = o.MaxQueueSize })
 	g.capacity = int64(size)
 	limits := sdktrace.NewSpanLimits()
 	p := &Provider{

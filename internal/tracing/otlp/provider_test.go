@@ -51,6 +51,12 @@ const secret = "s3cr3t-token"
 // spans, which are exported 8 at a time.
 func start(t *testing.T, address string) (*Provider, *journal) {
 	t.Helper()
+	return startWith(t, address, "")
+}
+
+// startWith leaves one variable as the test has set it.
+func startWith(t *testing.T, address, own string) (*Provider, *journal) {
+	t.Helper()
 	for name, value := range map[string]string{
 		"OTEL_EXPORTER_OTLP_ENDPOINT":    "http://" + address,
 		"OTEL_EXPORTER_OTLP_HEADERS":     "authorization=Bearer%20" + secret,
@@ -58,7 +64,9 @@ func start(t *testing.T, address string) (*Provider, *journal) {
 		"OTEL_BSP_MAX_QUEUE_SIZE":        "16",
 		"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8",
 	} {
-		t.Setenv(name, value)
+		if name != own {
+			t.Setenv(name, value)
+		}
 	}
 	j := &journal{}
 	p := Start(t.Context(), "1.2.3", slog.New(slog.NewTextHandler(j, &slog.HandlerOptions{Level: slog.LevelDebug})))
