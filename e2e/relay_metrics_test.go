@@ -70,7 +70,7 @@ func TestMetrics(t *testing.T) {
 	awaitMetric(t, relay, of("outbox_relay_parked_keys", `topic="%s"`), equals(1))
 	awaitMetric(t, relay, of("outbox_relay_pending_messages", `topic="%s"`), equals(4))
 	awaitMetric(t, relay, of("outbox_relay_oldest_pending_age_seconds", `topic="%s"`), func(v float64) bool { return v > 0 && v < 600 })
-	if page := relay.Page("/metrics"); !strings.Contains(page, `outbox_relay_publish_failures_total{reason="`) {
+	if page := relay.Page("/metrics"); !strings.Contains(page, `outbox_relay_publish_failures_total{reason="message_too_large"`) {
 		t.Error("no failure is counted")
 	} else if strings.Contains(page, poisoned) || strings.Contains(page, large.MessageID.String()) {
 		t.Error("a key or an id is on the page")

@@ -84,10 +84,14 @@ func IsPermanent(err error) bool {
 	return ok && e.Permanent
 }
 
-// ReasonOf returns the short word of err for metrics, "other" when it has none.
+// ReasonOther is the reason of an error that nobody classified.
+const ReasonOther = "other"
+
+// ReasonOf returns the short word of err for metrics, ReasonOther when it has
+// none.
 func ReasonOf(err error) string {
 	if e, ok := errors.AsType[*Error](err); ok && e.Reason != "" {
 		return e.Reason
 	}
-	return "other"
+	return ReasonOther
 }

@@ -9,12 +9,20 @@ import (
 
 	"github.com/outboxrelay/relay/internal/config"
 	"github.com/outboxrelay/relay/internal/metrics"
+	"github.com/outboxrelay/relay/internal/route"
 )
 
-// newMeter registers the relay's metrics, Go's and the process's.
-func newMeter(registry *prometheus.Registry, c *config.Config) *metrics.Relay {
+// newMeter registers the relay's metrics, Go's and the process's. Topics that a
+// route names have theirs before the first message.
+func newMeter(registry *prometheus.Registry, c *config.Config, routes *route.Table) *metrics.Relay {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	build := readBuild()
-	return metrics.New(registry, metrics.Build{Version: build.Version, Commit: build.Commit, GoVersion: build.Go},
+	meter := metrics.New(registry, metrics.Build{Version: build.Version, Commit: build.Commit, GoVersion: build.Go},
 		slices.Sorted(maps.Keys(c.Sinks)))
+	for _, r := range routes.Routes() {
+		if topic, ok := r.Topic(); ok {
+			meter.Expect(topic, r.Sink())
+		}
+	}
+	return meter
 }

@@ -75,7 +75,7 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 	spans := otlp.Start(ctx, version, logger)
 	defer spans.Stop()
 	registry := prometheus.NewRegistry()
-	meter := newMeter(registry, c)
+	meter := newMeter(registry, c, routes)
 	manager := newNotifier(os.Getenv, c.ShutdownTimeout, logger)
 	loop := delivery.New(delivery.Options{
 		Source: source.NewClaimer(pool, source.Options{

@@ -32,11 +32,8 @@ func (r *Relay) Backlog(now time.Time, backlog []TopicBacklog) {
 		r.oldest.WithLabelValues(label).Set(sum.OldestAge)
 		r.parkedKeys.WithLabelValues(label).Set(float64(sum.ParkedKeys))
 		r.deadLetters.WithLabelValues(label).Set(float64(sum.DeadLetters))
-		for _, sink := range r.sinks {
-			// A topic's first message must be seen as an increase.
-			if len(r.sinks) == 1 {
-				r.published.WithLabelValues(label, sink)
-			}
+		if len(r.sinks) == 1 {
+			r.begin(label, r.sinks[0])
 		}
 	}
 	r.backlogAge.Set(float64(now.UnixMilli()) / 1000)

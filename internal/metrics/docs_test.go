@@ -14,6 +14,7 @@ import (
 
 	inboxmetrics "github.com/outboxrelay/relay/inbox/metrics"
 	"github.com/outboxrelay/relay/internal/metrics"
+	"github.com/outboxrelay/relay/sinks"
 )
 
 var update = flag.Bool("update", false, "write docs/metrics.md")
@@ -45,6 +46,9 @@ Generated from the code: the [relay's](#the-relay) and the [inbox's](#the-inbox)
 
 The relay serves them at ` + "`/metrics`" + ` of its listener (` + "`http.listen`" + `), beside Go's and the process's own. There are at most
 ` + fmt.Sprint(metrics.MaxTopics) + ` values of ` + "`topic`" + `; what comes beyond them counts as ` + "`" + metrics.OtherTopics + "`" + `.
+
+A topic's series are there from the start when a route names it without wildcards, and from its first message on otherwise.
+Its failures begin with the reason ` + "`" + sinks.ReasonOther + "`" + ` at 0; the [other reasons](failures.md) come with the first failure of each.
 
 ` + relay.table(t) + `
 ## The inbox

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/outboxrelay/relay/sinks"
 )
 
 // Bounds of the label topic.
@@ -53,8 +55,8 @@ var seconds = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 
 
 const namespace = "outbox_relay"
 
-// New registers the metrics of a relay with these sinks.
-func New(registerer prometheus.Registerer, build Build, sinks []string) *Relay {
+// New registers the metrics of a relay whose sinks have these names.
+func New(registerer prometheus.Registerer, build Build, names []string) *Relay {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
 	}
@@ -92,11 +94,11 @@ func New(registerer prometheus.Registerer, build Build, sinks []string) *Relay {
 			Namespace: namespace, Name: "backlog_read_timestamp_seconds",
 			Help: "When pending messages, parked keys and dead letters were last counted, as a Unix time.",
 		}),
-		sinks: sinks,
+		sinks: names,
 	}
 	info := gauge("build_info", "1; the labels say what runs.", "version", "commit", "goversion")
 	info.WithLabelValues(build.Version, build.Commit, build.GoVersion).Set(1)
-	for _, sink := range sinks {
+	for _, sink := range names {
 		r.sinkUp.WithLabelValues(sink).Set(0)
 		r.publishDuration.WithLabelValues(sink)
 	}
@@ -111,9 +113,24 @@ func (r *Relay) Claimed(took time.Duration, rows int) {
 	r.batchSize.Observe(float64(rows))
 }
 
+// Expect tells that messages of the topic go to the sink, when there are any.
+// Its counters are there from then on, at 0, so that Prometheus sees the first
+// message as an increase.
+func (r *Relay) Expect(topic, sink string) { r.begin(r.topics.label(topic), sink) }
+
+// begin makes the counters of a topic. Its failures begin with the reason of
+// errors that nobody classified, of the many that there are: with it a topic
+// that has had no failure shows that, rather than no data.
+func (r *Relay) begin(label, sink string) {
+	r.published.WithLabelValues(label, sink)
+	r.failures.WithLabelValues(label, sink, sinks.ReasonOther)
+}
+
 // Published tells that n messages of the topic were acknowledged.
 func (r *Relay) Published(topic, sink string, n int) {
-	r.published.WithLabelValues(r.topics.label(topic), sink).Add(float64(n))
+	label := r.topics.label(topic)
+	r.begin(label, sink)
+	r.published.WithLabelValues(label, sink).Add(float64(n))
 }
 
 // Acknowledged tells how long after a message was written it was acknowledged.
@@ -123,7 +140,9 @@ func (r *Relay) Acknowledged(age time.Duration) { r.latency.Observe(max(age.Seco
 // Failed tells that n messages of the topic were not published, once per
 // attempt.
 func (r *Relay) Failed(topic, sink, reason string, n int) {
-	r.failures.WithLabelValues(r.topics.label(topic), sink, reason).Add(float64(n))
+	label := r.topics.label(topic)
+	r.begin(label, sink)
+	r.failures.WithLabelValues(label, sink, reason).Add(float64(n))
 }
 
 // GivenUp tells that a message went to the dead letters, or was skipped.

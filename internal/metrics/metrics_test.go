@@ -68,6 +68,37 @@ outbox_relay_published_total{sink="main",topic="b"} 0
 	}
 }
 
+func TestTopicsThatRoutesNameBeginAtZero(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	m := metrics.New(registry, metrics.Build{}, []string{"mail", "main"})
+	m.Expect("orders", "main")
+	m.Published("invoices", "main", 3)
+	m.Failed("letters", "mail", "unroutable", 2)
+	m.Backlog(time.Unix(1000, 0), nil)
+	want := `
+# HELP outbox_relay_pending_messages Messages that are due and not published, those that wait behind a parked key included. An estimate when there are many.
+# TYPE outbox_relay_pending_messages gauge
+outbox_relay_pending_messages{topic="invoices"} 0
+outbox_relay_pending_messages{topic="letters"} 0
+outbox_relay_pending_messages{topic="orders"} 0
+# HELP outbox_relay_publish_failures_total Messages that could not be published, by attempt: refused, or not answered for.
+# TYPE outbox_relay_publish_failures_total counter
+outbox_relay_publish_failures_total{reason="other",sink="mail",topic="letters"} 0
+outbox_relay_publish_failures_total{reason="other",sink="main",topic="invoices"} 0
+outbox_relay_publish_failures_total{reason="other",sink="main",topic="orders"} 0
+outbox_relay_publish_failures_total{reason="unroutable",sink="mail",topic="letters"} 2
+# HELP outbox_relay_published_total Messages that the broker acknowledged and that were marked.
+# TYPE outbox_relay_published_total counter
+outbox_relay_published_total{sink="mail",topic="letters"} 0
+outbox_relay_published_total{sink="main",topic="invoices"} 3
+outbox_relay_published_total{sink="main",topic="orders"} 0
+`
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "outbox_relay_pending_messages",
+		"outbox_relay_publish_failures_total", "outbox_relay_published_total"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStatesAreThereFromTheStart(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	m := metrics.New(registry, metrics.Build{Version: "v1", Commit: "c", GoVersion: "go"}, []string{"mail", "main"})

@@ -78,6 +78,9 @@ func (r *Route) Matches(topic, typ string) bool {
 	return r.topic.Match(topic) && r.typ.Match(typ)
 }
 
+// Topic returns the only topic that the route matches, when it has no wildcards.
+func (r *Route) Topic() (topic string, ok bool) { return r.topic.Literal() }
+
 // TopicPattern returns an anchored regular expression of the topics that the
 // route matches. It means the same in Go and in PostgreSQL (topic ~ $1).
 func (r *Route) TopicPattern() string { return r.topic.Regexp() }
