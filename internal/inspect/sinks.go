@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"time"
 
@@ -99,9 +100,28 @@ func verify(ctx context.Context, publisher sinks.Publisher, t target) Finding {
 	if err == nil {
 		return Finding{OK, subject, "exists", ""}
 	}
-	remedy := "create it, or correct the route"
-	if failure, ok := errors.AsType[*sinks.Error](err); ok && failure.Scope == sinks.ScopeSink {
+	message, remedy := divide(err.Error())
+	failure, classified := errors.AsType[*sinks.Error](err)
+	switch {
+	case remedy != "":
+	case classified && failure.Scope == sinks.ScopeSink:
 		remedy = "check that the broker runs"
+	default:
+		remedy = "create it, or correct the route"
 	}
-	return Finding{Error, subject, err.Error(), remedy}
+	return Finding{Error, subject, message, remedy}
+}
+
+// tellsRemedy is how the sinks word what is wrong with a destination: what it is,
+// the remedy, and what the broker said.
+var tellsRemedy = regexp.MustCompile(`^(.*): ((?:create it|correct the|grant|bind)\b[^()]*?)( \(.*)?$`)
+
+// divide takes the remedy out of a sink's message, which is said once and is
+// not the same for what is missing and for what is forbidden.
+func divide(message string) (rest, remedy string) {
+	parts := tellsRemedy.FindStringSubmatch(message)
+	if parts == nil {
+		return message, ""
+	}
+	return parts[1] + parts[3], parts[2]
 }
