@@ -2,8 +2,11 @@ package attempt
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 const (
@@ -75,9 +78,23 @@ func (r *Runner) look(ctx context.Context) {
 	switch {
 	case err == nil:
 		r.back(began)
-	case ctx.Err() == nil:
+	case ctx.Err() != nil:
+	case errors.Is(err, context.DeadlineExceeded) && r.exhausted():
+		// Handlers that take their time have all connections, and will tell.
+	default:
 		r.gone(err, true)
 	}
+}
+
+// exhausted reports whether all of the pool's connections are in use, so that
+// a wait for one says nothing about the database.
+func (r *Runner) exhausted() bool {
+	pool, ok := r.DB.(interface{ Stat() *pgxpool.Stat })
+	if !ok {
+		return false
+	}
+	stat := pool.Stat()
+	return stat.AcquiredConns() >= stat.MaxConns()
 }
 
 // shown reports whether there is nothing to ask.
