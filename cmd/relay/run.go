@@ -159,7 +159,11 @@ func newCopies(d config.DeadLetter) (delivery.Copies, error) {
 	if err != nil {
 		return delivery.Copies{}, fmt.Errorf("failures.dead_letter.destination: %w", err)
 	}
-	return delivery.Copies{Sink: d.Sink, Exchange: d.Exchange, Destination: template.Expand}, nil
+	copies := delivery.Copies{Sink: d.Sink, Exchange: d.Exchange, Destination: template.Expand}
+	if template.UsesKey() {
+		copies.Template = template.String()
+	}
+	return copies, nil
 }
 
 // newPool makes the pool of connections; it does not dial yet.

@@ -31,6 +31,9 @@ type Copies struct {
 	Exchange string
 	// Destination makes a message's destination of its topic, type and key.
 	Destination func(topic, typ string, key []byte) string
+	// Template is what it makes it of, where that has the key in it: keys are too
+	// many to name spans by. Empty otherwise.
+	Template string
 }
 
 // copyDead publishes a copy of each message that is about to become a dead
@@ -59,7 +62,7 @@ func (l *Loop) copyDead(ctx context.Context, d *delivery, outcomes []source.Outc
 		}
 		return
 	}
-	sending := d.trace.Send(gate.name, copies, nil)
+	sending := d.trace.Send(gate.name, copies, func(int) string { return l.options.Copies.Template })
 	results := gate.publisher.Publish(ctx, copies)
 	sending.End(results)
 	for n, err := range results {

@@ -177,10 +177,10 @@ func TestSpansOfLoop(t *testing.T) {
 		r := start(t, table, func(o *Options, r *relay) {
 			o.Tracer = tracing.New(tracing.Options{Tracer: provider.Tracer("test"), MaxLinks: 128, Table: "outbox"})
 			o.Failures.Policy = DeadLetter
-			o.Copies = Copies{Sink: "main", Destination: func(string, string, []byte) string { return "dead" }}
+			o.Copies = Copies{Sink: "main", Template: "dead-{key}", Destination: func(_, _ string, key []byte) string { return "dead-" + string(key) }}
 			r.main.refuse = func(m sinks.Message) error {
 				headers = append(headers, fmt.Sprint(m.Headers[:3]))
-				if m.Sequence == 2 && m.Destination != "dead" {
+				if m.Sequence == 2 && m.Destination != "dead-a" {
 					return errTooLarge
 				}
 				return nil
@@ -196,8 +196,8 @@ func TestSpansOfLoop(t *testing.T) {
 			links[s.Name()] += len(s.Links())
 			roots[s.SpanContext().TraceID().String()] = true
 		}
-		expect(t, "spans", count, map[string]int{"relay outbox": 1, "claim outbox": 1, "send orders": 1, "send dead": 1, "settle outbox": 1})
-		expect(t, "links", links, map[string]int{"relay outbox": 0, "claim outbox": 0, "send orders": 3, "send dead": 1, "settle outbox": 0})
+		expect(t, "spans", count, map[string]int{"relay outbox": 1, "claim outbox": 1, "send orders": 1, "send dead-{key}": 1, "settle outbox": 1})
+		expect(t, "links", links, map[string]int{"relay outbox": 0, "claim outbox": 0, "send orders": 3, "send dead-{key}": 1, "settle outbox": 0})
 		expect(t, "traces", len(roots), 1)
 		expect(t, "messages tried", len(headers), 4)
 		for i, id := range []int{1, 2, 3, 2} {
