@@ -16,13 +16,14 @@ import (
 func newMigrate(o *options) *cobra.Command {
 	var only string
 	var print, dryRun bool
+	var format output
 	command := &cobra.Command{
 		Use:   "migrate",
 		Short: "Create or upgrade the outbox and inbox tables",
 		Long: `Applies pending migrations, each in a transaction of its own. Running it twice, or
 from two places at once, does no harm.`,
 		Example: `  relay migrate
-  relay migrate --dry-run
+  relay migrate --dry-run --output json
   relay migrate --only inbox
   relay migrate --print | psql "$DATABASE_URL"`,
 		Args: cobra.NoArgs,
@@ -45,13 +46,15 @@ from two places at once, does no harm.`,
 				}
 				return nil
 			}
-			return failed(migrate(command.Context(), c, targets, dryRun, command.OutOrStdout()))
+			return failed(migrate(command.Context(), c, targets, dryRun, format, command.OutOrStdout()))
 		},
 	}
 	command.Flags().StringVar(&only, "only", "", "apply only these migrations: outbox or inbox")
 	command.Flags().BoolVar(&print, "print", false, "write the SQL of all migrations to stdout and touch nothing")
 	command.Flags().BoolVar(&dryRun, "dry-run", false, "name what is pending and touch nothing")
+	format.add(command)
 	command.MarkFlagsMutuallyExclusive("print", "dry-run")
+	command.MarkFlagsMutuallyExclusive("print", "output")
 	return command
 }
 
@@ -68,33 +71,52 @@ func targetsOf(c *config.Config, only migrations.Set) []migrations.Target {
 	return []migrations.Target{outbox, inbox}
 }
 
-func migrate(ctx context.Context, c *config.Config, targets []migrations.Target, dryRun bool, w io.Writer) error {
+// step is a migration that is pending, or was applied now, as JSON shows it.
+type step struct {
+	Set     migrations.Set `json:"set"`
+	Schema  string         `json:"schema"`
+	Table   string         `json:"table"`
+	Version int            `json:"version"`
+	Name    string         `json:"name"`
+	Applied bool           `json:"applied"`
+}
+
+// migrate tells of each migration in text as it goes; JSON is one document, of
+// those that were applied, when all were.
+func migrate(ctx context.Context, c *config.Config, targets []migrations.Target, dryRun bool, format output, w io.Writer) error {
 	conn, err := connect(ctx, c)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	found := 0
-	report := func(word string) func(migrations.Migration) {
-		return func(m migrations.Migration) {
-			found++
-			_, _ = fmt.Fprintf(w, "%s: %d %s\n", word, m.Version, m.Name)
-		}
+	word := "applied"
+	if dryRun {
+		word = "pending"
 	}
+	steps := []step{}
 	for _, target := range targets {
+		report := func(m migrations.Migration) {
+			steps = append(steps, step{target.Set, target.Schema, target.Table, m.Version, m.Name, !dryRun})
+			if format == outputText {
+				_, _ = fmt.Fprintf(w, "%s: %d %s\n", word, m.Version, m.Name)
+			}
+		}
 		if dryRun {
 			pending, err := target.Pending(ctx, conn)
 			if err != nil {
 				return err
 			}
 			for _, m := range pending {
-				report("pending")(m)
+				report(m)
 			}
-		} else if err := target.Apply(ctx, conn, report("applied")); err != nil {
+		} else if err := target.Apply(ctx, conn, report); err != nil {
 			return err
 		}
 	}
-	if found == 0 {
+	if format == outputJSON {
+		return writeJSON(w, steps)
+	}
+	if len(steps) == 0 {
 		_, _ = fmt.Fprintln(w, "nothing is pending")
 	}
 	return nil

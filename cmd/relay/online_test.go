@@ -59,6 +59,34 @@ func TestMigrateCommand(t *testing.T) {
 	execute(t, "migrate", "--dry-run", "--config", file).expect(t, 0, words{"nothing is pending"}, nil)
 }
 
+func TestMigrateDocument(t *testing.T) {
+	db := pgtest.New(t)
+	file := configure(t, db)
+	list := func(arguments ...string) []any {
+		t.Helper()
+		r := execute(t, slices.Concat([]string{"migrate", "--output", "json", "--config", file}, arguments)...)
+		r.expect(t, 0, words{"["}, nil)
+		return decode[[]any](t, r)
+	}
+	pending := list("--dry-run", "--only", "outbox")
+	if len(pending) < 2 {
+		t.Fatalf("%v are pending; want all of the outbox", pending)
+	}
+	tree := expectKeys(t, "a migration", pending[0], "set", "schema", "table", "version", "name", "applied")
+	if tree["set"] != "outbox" || tree["schema"] != "public" || tree["table"] != "outbox" || tree["version"] != 1. || tree["applied"] != false {
+		t.Errorf("the first that is pending is %v", tree)
+	}
+	if applied := list("--only", "outbox"); len(applied) != len(pending) || applied[0].(map[string]any)["applied"] != true {
+		t.Errorf("%v were applied; want those that were pending", applied)
+	}
+	for _, left := range [][]any{list("--dry-run", "--only", "outbox"), list("--only", "outbox")} {
+		if left == nil || len(left) > 0 {
+			t.Errorf("%v are left, which is no empty array", left)
+		}
+	}
+	execute(t, "migrate", "--print", "--output", "json", "--config", file).expect(t, 2, nil, words{"print", "output"})
+}
+
 func TestMigrateOnlyTheInbox(t *testing.T) {
 	db := pgtest.New(t)
 	file := configure(t, db)
