@@ -175,6 +175,25 @@ http: {listen: ""}
 		t.Errorf("it stopped with %v\n%s", process.Command.ProcessState, process.Tail(20))
 	}
 
+	// The watchdog ends it by a signal, after which systemd starts it again, and
+	// not with exit code 2, after which it does not.
+	process, err = child.Start(m.service("outbox-relay.service", "NOTIFY_SOCKET="+socket.LocalAddr().String()), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer process.Kill()
+	told("READY=1")
+	process.Signal(syscall.SIGABRT)
+	if !process.Wait(time.Minute) {
+		t.Fatal("SIGABRT does not end it")
+	}
+	if status, ok := process.Command.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGABRT {
+		t.Errorf("SIGABRT ended it with %v", process.Command.ProcessState)
+	}
+	if dump, err := os.ReadFile(log); err != nil || !strings.Contains(string(dump), "delivery.(*Loop).Run") {
+		t.Errorf("its log has no dump of the loop: %v", err)
+	}
+
 	// A wrong configuration ends it with the code that systemd does not start
 	// it again after.
 	right := m.read("/etc/outbox-relay/relay.yaml")

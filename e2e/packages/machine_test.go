@@ -141,6 +141,7 @@ func (m *machine) service(unit string, environment ...string) *exec.Cmd {
 			settings[name] = value
 		}
 	}
+	environment = append(environment, strings.Fields(settings["Environment"])...)
 	for line := range strings.Lines(m.read(strings.TrimPrefix(settings["EnvironmentFile"], "-"))) {
 		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
 			environment = append(environment, line)
