@@ -27,39 +27,57 @@ func (n *namespace) relayPod() pod {
 	return pods[0]
 }
 
-// hookPod returns the pod of the release's hook of the kind, Job or Pod, as the
-// API would have it: hooks that succeed are removed. What the hook brings for
-// its pod is made again.
-func (n *namespace) hookPod(kind string) pod {
+// runHook runs the command of the release's hook of the kind, Job or Pod, and
+// fails the test unless it succeeds. Hooks that succeed are removed: what the
+// API would have of them is asked again, and what they bring is made again for
+// as long as the command runs.
+func (n *namespace) runHook(kind string) result {
 	n.t.Helper()
 	var hook pod
 	for _, m := range parseManifests(n.t, n.mustHelm("get", "hooks", release)) {
 		switch m.Kind {
 		case "ConfigMap", "Secret":
-			if _, err := n.send(m, ""); err != nil && !strings.Contains(err.Error(), "AlreadyExists") {
+			if _, err := n.send(m, ""); err != nil {
 				n.t.Fatal(err)
 			}
+			path := n.path("v1", strings.ToLower(m.Kind)+"s") + "/" + m.Metadata.Name
+			defer func() {
+				if err := n.kubernetes.Call(n.t.Context(), http.MethodDelete, path, nil, nil); err != nil {
+					n.t.Error(err)
+				}
+			}()
 		case kind:
-			answer, err := n.create(m)
-			if err != nil {
-				n.t.Fatal(err)
-			}
-			if kind == "Pod" {
-				err = json.Unmarshal(answer.Body, &hook)
-			} else {
-				var job struct{ Spec struct{ Template pod } }
-				err = json.Unmarshal(answer.Body, &job)
-				hook = job.Spec.Template
-			}
-			if err != nil {
-				n.t.Fatal(err)
-			}
+			hook = n.podOf(m)
 		}
 	}
 	if len(hook.Spec.Containers) == 0 {
 		n.t.Fatalf("the release has no hook that is a %s", kind)
 	}
-	return hook
+	r := newSandbox(n, hook, hook.Spec.Containers[0]).run()
+	if r.code != 0 {
+		n.t.Fatalf("the command of the %s that is a hook: %s", kind, r)
+	}
+	return r
+}
+
+// podOf returns the Pod, or the one that a Job makes, with the API's defaults.
+func (n *namespace) podOf(m manifest) pod {
+	n.t.Helper()
+	answer, err := n.create(m)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	var p pod
+	var job struct{ Spec struct{ Template pod } }
+	if m.Kind == "Pod" {
+		err = json.Unmarshal(answer.Body, &p)
+	} else if err = json.Unmarshal(answer.Body, &job); err == nil {
+		p = job.Spec.Template
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return p
 }
 
 // listen is a port for the relay's listener that nobody else takes.
@@ -143,9 +161,8 @@ func TestCommandOfTheDefaults(t *testing.T) {
 		}
 	}
 	s.stop(process)
-	test := n.hookPod("Pod")
-	if r := newSandbox(n, test, test.Spec.Containers[0]).run(); r.code != 0 || !strings.Contains(r.stdout, "ok") {
-		t.Errorf("helm test's command: %s", r)
+	if r := n.runHook("Pod"); !strings.Contains(r.stdout, "ok") {
+		t.Errorf("helm test's command finds nothing good: %s", r)
 	}
 }
 
@@ -166,11 +183,9 @@ func TestCommandsWithOperatorsSecrets(t *testing.T) {
 	}
 	database := scenario.NewDatabase(t)
 	events, mail := scenario.NewKafkaTopics(t, kafka.Brokers(), 1, 3), scenario.NewRabbitLog(t)
-	// The relay's own role may do nothing but what it needs.
-	owner := database.URL
 	n.secret(release+"-db-app", map[string]string{"uri": database.URL})
 	n.secret("orders-db-direct", map[string]string{"uri": database.URL})
-	n.secret("orders-db-owner", map[string]string{"uri": owner})
+	n.secret("orders-db-owner", map[string]string{"uri": database.URL})
 	n.secret(servers.KafkaUser, map[string]string{"password": servers.KafkaPassword})
 	n.secret("events-cluster-ca-cert", map[string]string{"ca.crt": string(ca)})
 	n.secret("mail-default-user", map[string]string{"connection_string": servers.FromEnvironment().RabbitMQURL})
@@ -187,10 +202,7 @@ func TestCommandsWithOperatorsSecrets(t *testing.T) {
 		"credentials": values{"main": values{"kafkaUser": values{"existingSecret": servers.KafkaUser}}},
 	}.file(t))
 
-	migration := n.hookPod("Job")
-	if r := newSandbox(n, migration, migration.Spec.Containers[0]).run(); r.code != 0 {
-		t.Fatalf("the migration's command: %s", r)
-	}
+	n.runHook("Job")
 	p := n.relayPod()
 	for _, c := range p.Spec.InitContainers {
 		if c.Image != p.Spec.Containers[0].Image {
@@ -210,10 +222,7 @@ func TestCommandsWithOperatorsSecrets(t *testing.T) {
 		}
 	}
 	s.stop(process)
-	test := n.hookPod("Pod")
-	if r := newSandbox(n, test, test.Spec.Containers[0]).run(); r.code != 0 {
-		t.Errorf("helm test's command: %s", r)
-	}
+	n.runHook("Pod")
 }
 
 // What the schema cannot see in config, the init step says, in the same words

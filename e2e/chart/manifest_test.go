@@ -100,7 +100,6 @@ func (n *namespace) mustCreate(m manifest) {
 // the Pod Security Standard "restricted" is enforced, and without a warning.
 func TestManifestsAreAccepted(t *testing.T) {
 	t.Parallel()
-	n := newNamespace(t)
 	rendered := map[string]bool{}
 	for _, files := range [][]string{
 		{"testdata/defaults.yaml"},
@@ -108,9 +107,16 @@ func TestManifestsAreAccepted(t *testing.T) {
 		{"testdata/complete.yaml", "testdata/service-monitor.yaml"},
 		{"testdata/defaults.yaml", "testdata/inline-url.yaml"},
 	} {
+		n := newNamespace(t)
 		for _, m := range n.render(chart, files...) {
 			rendered[m.template] = true
 			n.mustCreate(m)
+			if m.Kind == "ServiceAccount" {
+				// No pod is admitted without its own.
+				if _, err := n.send(m, ""); err != nil {
+					t.Fatal(err)
+				}
+			}
 		}
 	}
 	for _, pattern := range []string{"templates/*.yaml", "templates/*/*.yaml"} {

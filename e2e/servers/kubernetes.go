@@ -93,7 +93,10 @@ func (k *Kubernetes) start(ctx context.Context) error {
 		"--token-auth-file="+k.scratch.path("tokens.csv"), "--authorization-mode=RBAC",
 		"--service-cluster-ip-range=10.0.0.0/24", "--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-signing-key-file="+k.scratch.path("sa.key"), "--service-account-key-file="+k.scratch.path("sa.key"),
-		"--endpoint-reconciler-type=none")
+		"--endpoint-reconciler-type=none",
+		// Of the etcd that distributions have, 3.4, it can't make such streams,
+		// and kwok would ask for them again and again, and see nothing meanwhile.
+		"--feature-gates=WatchList=false")
 	command.Dir = k.scratch.dir
 	process, err := startProcess(apiServer, command, k.LogPath())
 	if err != nil {
