@@ -164,7 +164,7 @@ var badDatabases = []badDatabase{
 		arrange: func(t *testing.T, s *scenario.Stage, role string) string {
 			return strings.Replace(as(t, s.Database.URL, role, rolePassword), "sslmode=disable", "sslmode=require", 1)
 		},
-		finding: "error    database: ", problem: "tls", remedy: "sslmode",
+		finding: "error    database: ", problem: "tls", remedy: "the server does not offer TLS",
 	},
 	{
 		name: "unreachable",

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"syscall"
 	"time"
 )
 
@@ -94,8 +93,8 @@ func (k *Kubernetes) start(ctx context.Context) error {
 		"--service-cluster-ip-range=10.0.0.0/24", "--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-signing-key-file="+k.scratch.path("sa.key"), "--service-account-key-file="+k.scratch.path("sa.key"),
 		"--endpoint-reconciler-type=none",
-		// Of the etcd that distributions have, 3.4, it can't make such streams,
-		// and kwok would ask for them again and again, and see nothing meanwhile.
+		// It cannot stream lists from an etcd as old as distributions have, 3.4;
+		// kwok would ask for them again and again, and see nothing meanwhile.
 		"--feature-gates=WatchList=false")
 	command.Dir = k.scratch.dir
 	process, err := startProcess(apiServer, command, k.LogPath())
@@ -128,7 +127,7 @@ func (k *Kubernetes) await(ctx context.Context, p *process, probe func(context.C
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	return p.awaitReady(ctx, kubernetesLimit, func(ctx context.Context) error {
-		if err := k.Alive(); err != nil {
+		if err := k.alive(); err != nil {
 			cancel()
 			return err
 		}
@@ -150,8 +149,8 @@ func (k *Kubernetes) help(name string, args ...string) error {
 	return nil
 }
 
-// Alive says which of the programs that should run has ended, and why.
-func (k *Kubernetes) Alive() error {
+// alive says which of the programs that should run has ended, and why.
+func (k *Kubernetes) alive() error {
 	var errs []error
 	for _, p := range append([]*process{k.process}, k.helpers...) {
 		if !p.running() {
@@ -190,6 +189,3 @@ contexts:
 current-context: test
 `, k.URL(), k.token), 0o600)
 }
-
-// Stop asks the API server to stop and waits until it is gone.
-func (k *Kubernetes) Stop() error { return k.stop(syscall.SIGTERM, time.Minute) }
