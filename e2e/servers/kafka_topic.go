@@ -79,10 +79,13 @@ func createTopic(ctx context.Context, client *kafka.Client, name string, partiti
 	for key, value := range configs {
 		topic.ConfigEntries = append(topic.ConfigEntries, kafka.ConfigEntry{ConfigName: key, ConfigValue: value})
 	}
-	response, err := client.CreateTopics(ctx, &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{topic}})
-	if err == nil {
-		err = response.Errors[name]
-	}
+	err := whenAvailable(ctx, func() error {
+		response, err := client.CreateTopics(ctx, &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{topic}})
+		if err == nil {
+			err = response.Errors[name]
+		}
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("creating Kafka topic %q: %w", name, err)
 	}
@@ -100,10 +103,13 @@ func (k *Kafka) DeleteTopic(ctx context.Context, name string) error {
 }
 
 func deleteTopic(ctx context.Context, client *kafka.Client, name string) error {
-	response, err := client.DeleteTopics(ctx, &kafka.DeleteTopicsRequest{Topics: []string{name}})
-	if err == nil {
-		err = response.Errors[name]
-	}
+	err := whenAvailable(ctx, func() error {
+		response, err := client.DeleteTopics(ctx, &kafka.DeleteTopicsRequest{Topics: []string{name}})
+		if err == nil {
+			err = response.Errors[name]
+		}
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("deleting Kafka topic %q: %w", name, err)
 	}
@@ -113,6 +119,24 @@ func deleteTopic(ctx context.Context, client *kafka.Client, name string) error {
 		}
 		return errors.New("it is still there")
 	})
+}
+
+// whenAvailable asks again for as long as the controller has not heard from
+// brokers that were started or thawed a moment ago.
+func whenAvailable(ctx context.Context, ask func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		err := ask()
+		if !errors.Is(err, kafka.BrokerNotAvailable) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // awaitTopic polls the topic's metadata until check accepts it.
