@@ -30,8 +30,20 @@ type rabbitInbox struct {
 // newRabbitInbox makes a queue of the kind and the stage.
 func newRabbitInbox(t *testing.T, postgres, rabbit, kind string) *rabbitInbox {
 	t.Helper()
-	b := &rabbitInbox{inboxStage: newInboxStage(t, postgres), url: rabbit, queue: fmt.Sprintf("inbox-%s-%d", kind, time.Now().UnixNano())}
-	_, err := channelTo(t, rabbit).QueueDeclare(b.queue, true, false, false, false, amqp.Table{"x-queue-type": kind})
+	return makeRabbitInbox(t, postgres, rabbit, amqp.Table{"x-queue-type": kind})
+}
+
+// newOrderedRabbitInbox has a queue that keeps its order when a connection is
+// lost: for a moment the broker may see the lost consumer and the new one.
+func newOrderedRabbitInbox(t *testing.T, postgres, rabbit, kind string) *rabbitInbox {
+	t.Helper()
+	return makeRabbitInbox(t, postgres, rabbit, amqp.Table{"x-queue-type": kind, "x-single-active-consumer": true})
+}
+
+func makeRabbitInbox(t *testing.T, postgres, rabbit string, arguments amqp.Table) *rabbitInbox {
+	t.Helper()
+	b := &rabbitInbox{inboxStage: newInboxStage(t, postgres), url: rabbit, queue: fmt.Sprintf("inbox-%s-%d", arguments["x-queue-type"], time.Now().UnixNano())}
+	_, err := channelTo(t, rabbit).QueueDeclare(b.queue, true, false, false, false, arguments)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +165,7 @@ func TestInboxRabbitMQFaults(t *testing.T) {
 	// RabbitMQ 3.10 does not find a queue again whose metadata were not flushed
 	// before the kill. A stop flushes them; those of quorum queues, not all. So
 	// this one is there before the restart.
-	flushed := newRabbitInbox(t, postgres, node.URL("/"), "classic")
+	flushed := newOrderedRabbitInbox(t, postgres, node.URL("/"), "classic")
 	restarted := false
 	restart := func(ctx context.Context) error {
 		restarted = true
@@ -187,7 +199,7 @@ func TestInboxRabbitMQFaults(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			b := test.stage
 			if b == nil {
-				b = newRabbitInbox(t, postgres, node.URL("/"), "quorum")
+				b = newOrderedRabbitInbox(t, postgres, node.URL("/"), "quorum")
 			} else if b.t = t; !restarted { // run by itself
 				try(t, restart(t.Context()))
 			}
@@ -213,7 +225,7 @@ func TestInboxRabbitMQDatabaseFaults(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			newRabbitInbox(t, postgres.URL("postgres"), servers.FromEnvironment().RabbitMQURL, "quorum").survive(3, test.fault)
+			newOrderedRabbitInbox(t, postgres.URL("postgres"), servers.FromEnvironment().RabbitMQURL, "quorum").survive(3, test.fault)
 		})
 	}
 }

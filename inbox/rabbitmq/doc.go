@@ -26,7 +26,9 @@
 // The messages of one key (header message-key) are processed one after another
 // in the order of their arrival, whatever Concurrency is, and a failed one is
 // retried in its place. That is the order of the queue as long as one consumer
-// reads it. With several, declare the queue with x-single-active-consumer, or
+// reads it. With several, and to keep the order when a connection is lost (the
+// broker may see the lost consumer and the new one for a moment), declare the
+// queue with x-single-active-consumer, or
 // give each its own queue (a consistent-hash exchange, or a super stream):
 // RabbitMQ hands a queue's messages to its consumers in turn, whatever their
 // key.
