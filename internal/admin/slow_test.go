@@ -59,16 +59,7 @@ func TestSlowClients(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				listener := &pipes{accepted: make(chan net.Conn), closed: make(chan struct{})}
-				server := &admin.Server{Ready: func() bool { return true }, Metrics: big, Logger: slog.New(slog.DiscardHandler)}
-				ctx, stop := context.WithCancel(t.Context())
-				stopped := make(chan struct{})
-				go func() {
-					defer close(stopped)
-					server.Serve(ctx, listener)
-				}()
-				client, served := net.Pipe()
-				listener.accepted <- served
+				client, stop := connect(t, &admin.Server{Ready: func() bool { return true }, Metrics: big, Logger: slog.New(slog.DiscardHandler)})
 				began := time.Now()
 				if _, err := io.WriteString(client, test.send); err != nil {
 					t.Fatal(err)
@@ -93,25 +84,33 @@ func TestSlowClients(t *testing.T) {
 					t.Errorf("the connection lasted %v, want %v at most", took, test.limit)
 				}
 				stop()
-				<-stopped
 			})
 		})
+	}
+}
+
+// connect serves one connection until stop, which waits for the server's end.
+func connect(t *testing.T, server *admin.Server) (client net.Conn, stop func()) {
+	t.Helper()
+	listener := &pipes{accepted: make(chan net.Conn), closed: make(chan struct{})}
+	ctx, cancel := context.WithCancel(t.Context())
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		server.Serve(ctx, listener)
+	}()
+	client, served := net.Pipe()
+	listener.accepted <- served
+	return client, func() {
+		cancel()
+		<-stopped
 	}
 }
 
 // Profiles last as long as they were asked to.
 func TestLongProfileIsNotCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		listener := &pipes{accepted: make(chan net.Conn), closed: make(chan struct{})}
-		server := &admin.Server{Ready: func() bool { return true }, Profiles: true, Logger: slog.New(slog.DiscardHandler)}
-		ctx, stop := context.WithCancel(t.Context())
-		stopped := make(chan struct{})
-		go func() {
-			defer close(stopped)
-			server.Serve(ctx, listener)
-		}()
-		client, served := net.Pipe()
-		listener.accepted <- served
+		client, stop := connect(t, &admin.Server{Ready: func() bool { return true }, Profiles: true, Logger: slog.New(slog.DiscardHandler)})
 		if _, err := io.WriteString(client, "GET /debug/pprof/goroutine?seconds=60 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
@@ -125,6 +124,5 @@ func TestLongProfileIsNotCut(t *testing.T) {
 			t.Errorf("%s, %d bytes, %v", response.Status, len(body), err)
 		}
 		stop()
-		<-stopped
 	})
 }
