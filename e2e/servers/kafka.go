@@ -70,8 +70,8 @@ const (
 	kafkaProxied
 )
 
-// StartKafka formats the storage of a new broker, starts it and returns when
-// it is in its own metadata.
+// StartKafka makes a new broker, starts it and returns when it is in its own
+// metadata.
 func StartKafka(ctx context.Context, options KafkaOptions) (*Kafka, error) {
 	return startKafka(ctx, options)
 }
@@ -132,21 +132,7 @@ func (k *Kafka) initialize(ctx context.Context) error {
 	if err := writeProperties(k.config(), k.properties()); err != nil {
 		return err
 	}
-	args := []string{"format", "-t", "AAAAAAAAAAAAAAAAAAAAAA", "-c", k.config()}
-	if k.options.Secure {
-		for _, mechanism := range []string{"SCRAM-SHA-256", "SCRAM-SHA-512"} {
-			args = append(args, "--add-scram", fmt.Sprintf("%s=[name=%s,password=%s]", mechanism, KafkaUser, KafkaPassword))
-		}
-	}
-	// The archive's maker archives the broker's classes, not the formatter's.
-	command, err := k.java(128, nil, "kafka.tools.StorageTool", args...)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	_, err = runTool(ctx, command)
-	return err
+	return writeStorage(ctx, k.home, k.dataPath(), 1, true, k.options.Secure)
 }
 
 // writeProperties writes a file in the format of Java's properties.

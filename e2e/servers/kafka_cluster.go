@@ -2,13 +2,10 @@ package servers
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -104,14 +101,7 @@ func (c *KafkaCluster) initialize(ctx context.Context, home string, options Kafk
 	if err := c.controller.prepare(); err != nil {
 		return err
 	}
-	// Only the controller's storage is formatted: its tool takes a second.
-	command, err := kafkaJava(home, c.controller.scratch.dir, 128, nil, "kafka.tools.StorageTool", "format", "-t", clusterID, "-c", c.controller.config())
-	if err != nil {
-		return err
-	}
-	limited, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	if _, err := runTool(limited, command); err != nil {
+	if err := writeStorage(ctx, home, c.controller.dataPath(), controllerID, true, false); err != nil {
 		return err
 	}
 	for i := range clusterReplicas {
@@ -127,7 +117,7 @@ func (c *KafkaCluster) initialize(ctx context.Context, home string, options Kafk
 		if err := broker.prepare(); err != nil {
 			return err
 		}
-		if err := broker.identify(); err != nil {
+		if err := writeStorage(ctx, home, broker.dataPath(), broker.ID, false, false); err != nil {
 			return err
 		}
 	}
@@ -179,19 +169,6 @@ func (n *KafkaNode) prepare() error {
 }
 
 func (n *KafkaNode) config() string { return n.scratch.path("server.properties") }
-
-// identify writes what formatting a broker's storage would.
-func (n *KafkaNode) identify() error {
-	if err := os.Mkdir(n.dataPath(), 0o755); err != nil {
-		return err
-	}
-	var id [16]byte
-	_, _ = rand.Read(id[:]) // never fails
-	return writeProperties(filepath.Join(n.dataPath(), "meta.properties"), map[string]string{
-		"version": "1", "cluster.id": clusterID, "node.id": strconv.Itoa(n.ID),
-		"directory.id": base64.RawURLEncoding.EncodeToString(id[:]),
-	})
-}
 
 // start starts all nodes side by side.
 func (c *KafkaCluster) start(ctx context.Context) error {

@@ -35,7 +35,7 @@ func lackingPackages(ctx context.Context) []string {
 		"maven":           inPath("mvn"),
 		"pgbouncer":       exists(pgbouncerPath),
 		"python3-venv":    hasPython(ctx),
-		"rabbitmq-server": exists(rabbitDir+"/rabbitmq-server") && inPath("epmd"),
+		"rabbitmq-server": hasRabbitMQ(),
 		"tar":             inPath("tar"),
 		"xz-utils":        inPath("xz"),
 	} {
@@ -146,6 +146,11 @@ func availableJava(ctx context.Context) string {
 		}
 	}
 	return javaPackages[len(javaPackages)-1]
+}
+
+// hasRabbitMQ: and the programs of Erlang that it runs and is asked by.
+func hasRabbitMQ() bool {
+	return exists(rabbitDir+"/rabbitmq-server") && inPath("epmd") && inPath("erl_call")
 }
 
 func missingPackages(packages []string) error {

@@ -32,6 +32,8 @@ type RabbitMQ struct {
 	*instance
 	options      RabbitMQOptions
 	certificates *certificates
+	// plugins is the folder that linkModules made, empty without one.
+	plugins string
 }
 
 // The index of each of the node's ports.
@@ -44,7 +46,7 @@ const (
 
 // StartRabbitMQ starts a new node and returns when a client can open a channel.
 func StartRabbitMQ(ctx context.Context, options RabbitMQOptions) (*RabbitMQ, error) {
-	if !exists(filepath.Join(rabbitDir, "rabbitmq-server")) || !inPath("epmd") {
+	if !hasRabbitMQ() {
 		return nil, missingPackages([]string{"rabbitmq-server"})
 	}
 	ports := 3
@@ -91,6 +93,14 @@ func (r *RabbitMQ) initialize(ctx context.Context) error {
 			return fmt.Errorf("writing RabbitMQ's configuration: %w", err)
 		}
 	}
+	plugins := r.scratch.path("plugins")
+	linked, err := linkModules(plugins)
+	if err != nil {
+		return fmt.Errorf("linking RabbitMQ's modules: %w", err)
+	}
+	if linked {
+		r.plugins = plugins
+	}
 	port := r.ports[rabbitEPMD]
 	mapper, err := startProcess("RabbitMQ's port mapper epmd",
 		exec.Command("epmd", "-port", port.String(), "-address", "127.0.0.1"), r.scratch.path("epmd.log"))
@@ -103,7 +113,7 @@ func (r *RabbitMQ) initialize(ctx context.Context) error {
 
 // environment is that of the node and of its tools.
 func (r *RabbitMQ) environment() []string {
-	return append(os.Environ(),
+	environment := append(os.Environ(),
 		"HOME="+r.scratch.dir,
 		"RABBITMQ_NODENAME="+r.node(),
 		"RABBITMQ_DIST_PORT="+r.ports[rabbitDistribution].String(),
@@ -120,6 +130,10 @@ func (r *RabbitMQ) environment() []string {
 		// that would outlive us.
 		"RUNNING_UNDER_SYSTEMD=true",
 	)
+	if r.plugins != "" {
+		environment = append(environment, "RABBITMQ_PLUGINS_DIR="+r.plugins)
+	}
+	return environment
 }
 
 func (r *RabbitMQ) node() string { return "relay" + r.ports[rabbitAMQP].String() + "@localhost" }
@@ -194,11 +208,10 @@ func (r *RabbitMQ) ClientKeyFile() string { return r.certificates.clientKeyFile(
 // CreateVhost makes a virtual host, allows guest everything in it and returns
 // its URL.
 func (r *RabbitMQ) CreateVhost(ctx context.Context, name string) (string, error) {
-	if _, err := r.Control(ctx, "add_vhost", name); err != nil {
-		return "", err
-	}
-	if _, err := r.Control(ctx, "set_permissions", "-p", name, "guest", ".*", ".*", ".*"); err != nil {
-		return "", err
+	vhost := erlangText(name)
+	if err := r.evaluate(ctx, `ok = rabbit_vhost:add(`+vhost+`, <<"test">>),
+		ok = rabbit_auth_backend_internal:set_permissions(<<"guest">>, `+vhost+`, <<".*">>, <<".*">>, <<".*">>, <<"test">>)`); err != nil {
+		return "", fmt.Errorf("making the virtual host %q: %w", name, err)
 	}
 	return r.URL(name), nil
 }
@@ -206,7 +219,29 @@ func (r *RabbitMQ) CreateVhost(ctx context.Context, name string) (string, error)
 // CloseAllConnections closes every client's connection, of every virtual host; clients get
 // "320 CONNECTION_FORCED - reason".
 func (r *RabbitMQ) CloseAllConnections(ctx context.Context, reason string) error {
-	_, err := r.Control(ctx, "close_all_connections", "--global", reason)
+	if err := r.evaluate(ctx, `ok = rabbit_networking:close_connections(rabbit_networking:connections(), `+erlangText(reason)+`)`); err != nil {
+		return fmt.Errorf("closing RabbitMQ's connections: %w", err)
+	}
+	return nil
+}
+
+// erlangText is a text of printable characters as a binary in Erlang's syntax,
+// which quotes them as Go's does.
+func erlangText(text string) string { return `<<` + strconv.Quote(text) + `/utf8>>` }
+
+// evaluate runs expressions in the node that end with ok, by a program that
+// takes 3 ms where rabbitmqctl starts a node of its own for 800.
+func (r *RabbitMQ) evaluate(ctx context.Context, expressions string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	command := exec.Command("erl_call", "-n", r.node(), "-e")
+	command.Env = r.environment()
+	command.Dir = r.scratch.dir
+	command.Stdin = strings.NewReader(expressions + ".\n")
+	output, err := runTool(ctx, command)
+	if err == nil && strings.TrimSpace(output) != "{ok, ok}" {
+		err = fmt.Errorf("RabbitMQ answered %s to %s", output, expressions)
+	}
 	return err
 }
 
