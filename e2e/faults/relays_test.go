@@ -20,6 +20,7 @@ func killRelay(ctx context.Context, p *play, random *rand.Rand) (int, error) {
 	victim.Kill()
 	sleep(ctx, between(random, 0, 500*time.Millisecond))
 	victim.Launch()
+	victim.AwaitAlive()
 	return p.stage.Config.InFlight(), nil
 }
 
@@ -39,6 +40,8 @@ func restartRelays(_ context.Context, p *play, _ *rand.Rand) (int, error) {
 	for _, relay := range p.fleet {
 		relay.Stop()
 		relay.Launch()
+		// A process that has only begun has no handler of signals: SIGTERM ends it.
+		relay.AwaitAlive()
 	}
 	return 0, nil
 }
