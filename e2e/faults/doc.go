@@ -8,7 +8,7 @@
 // their database and their broker at the same time:
 //
 //	go test ./faults                                    # each scenario once
-//	go test ./faults -run TestSoak -soak 10m -timeout 0 # the random mix
+//	go test ./faults -run TestFaults/mix -soak 10m -timeout 0 # the random mix
 //	RELAY_TEST_SEED=… go test ./faults -run …           # the same choices again
 //
 // The servers are the package's own, shared by the scenarios of a test, which

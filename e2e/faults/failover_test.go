@@ -24,7 +24,7 @@ func TestFailoverToAStandby(t *testing.T) {
 	}
 	servers.CleanUp(t, standby)
 	p := newOwnPlay(t, scenario.NewDatabaseOn(t, servers.FailoverURL("postgres", primary, standby)), scenario.NewKafkaLog(t))
-	p.perform(scenario.Workload{}, func(ctx context.Context) (int, error) {
+	p.perform(steady, func(ctx context.Context) (int, error) {
 		primary.Kill()
 		if err := standby.Promote(ctx); err != nil {
 			return 0, err

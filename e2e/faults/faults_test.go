@@ -24,13 +24,17 @@ func (a *arena) kinds() []kind {
 	return []kind{{"relays", relayFaults}, {"rows", poisonFaults}, {"postgres", databaseFaults}, broker}
 }
 
+// steady is the load while a fault is inflicted: enough for every relay to have
+// something in flight at any time, and no more than two cores bear beside it.
+var steady = scenario.Workload{Rate: 100}
+
 // inflictEach inflicts each fault by itself, on two relays under load.
 func inflictEach(t *testing.T, a *arena, topics int, of kind) {
 	t.Run(of.name, func(t *testing.T) {
 		for _, f := range of.faults {
 			t.Run(f.name, func(t *testing.T) {
 				p := newPlay(t, a, 2, topics, nil)
-				p.perform(scenario.Workload{}, func(ctx context.Context) (int, error) {
+				p.perform(steady, func(ctx context.Context) (int, error) {
 					return f.inflict(ctx, p, p.stage.Random(1<<33))
 				})
 			})
@@ -45,10 +49,12 @@ func TestFaults(t *testing.T) {
 	inflictEach(t, a, 1, kind{"postgres", databaseFaults})
 	inflictEach(t, a, 1, kind{"kafka", kafkaFaults})
 	t.Run("kafka/topic deleted and made again", func(t *testing.T) { playDeletedTopic(t, a) })
+	t.Run("mix", func(t *testing.T) { soak(t, a) })
 }
 
 func TestFaultsOfRabbitMQ(t *testing.T) {
 	a := startRabbitArena(t)
 	inflictEach(t, a, 2, kind{"rabbitmq", rabbitFaults})
 	t.Run("rabbitmq/queue deleted and made again", func(t *testing.T) { playDeletedQueue(t, a) })
+	t.Run("mix", func(t *testing.T) { soak(t, a) })
 }

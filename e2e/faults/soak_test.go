@@ -52,19 +52,13 @@ func (i *injected) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// TestSoak inflicts random faults on the relays, their database and their broker
-// at the same time, and checks everything; with -soak again and again, on new
+// soak inflicts random faults on the relays, their database and their broker at
+// the same time, and checks everything; with -soak again and again, on new
 // databases and topics and with other settings, half of the time for each broker.
 // Each repetition prints its seed.
-func TestSoak(t *testing.T) {
-	t.Run("kafka", func(t *testing.T) { soak(t, startKafkaArena(t), *soakFor/2) })
-	t.Run("rabbitmq", func(t *testing.T) { soak(t, startRabbitArena(t), *soakFor/2) })
-}
-
-// soak repeats the mix for so long, and at least once.
-func soak(t *testing.T, a *arena, long time.Duration) {
+func soak(t *testing.T, a *arena) {
 	total := &injected{counts: map[string]int{}}
-	began := time.Now()
+	began, long := time.Now(), *soakFor/2
 	repetitions, committed, duplicates := 0, 0, 0
 	for first := true; first || time.Since(began) < long; first = false {
 		mix := shortMix

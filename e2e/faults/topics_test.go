@@ -38,7 +38,7 @@ func playDeleted(t *testing.T, a *arena, remove, restore func(ctx context.Contex
 		}
 	}
 	// What is in it when it is deleted is read before.
-	load := p.stage.StartLoad(scenario.Workload{Writers: 2})
+	load := p.stage.StartLoad(steady)
 	check(p.flowsIntoTopic(ctx, gone))
 	load.Stop()
 	p.stage.Drain(patience)
@@ -48,7 +48,7 @@ func playDeleted(t *testing.T, a *arena, remove, restore func(ctx context.Contex
 	const markedSQL = `SELECT count(*) FROM %s WHERE topic = $1 AND published_at IS NOT NULL`
 	marked := func() int { return scenario.One[int](t, p.stage.Database, fmt.Sprintf(markedSQL, p.stage.Table), gone) }
 	before := marked()
-	load = p.stage.StartLoad(scenario.Workload{Writers: 2})
+	load = p.stage.StartLoad(steady)
 	for range 5 {
 		check(p.flowsIntoTopic(ctx, other))
 	}
