@@ -50,7 +50,7 @@ func writeStorage(ctx context.Context, home, data string, id int, controller, se
 func storageRecordsFor(ctx context.Context, home string, secure bool) ([]byte, error) {
 	kept := filepath.Join(home, storageRecords)
 	if secure {
-		kept += "-secure"
+		kept += "-" + KafkaUser + "-" + KafkaPassword
 	}
 	records, err := os.ReadFile(kept)
 	if !errors.Is(err, os.ErrNotExist) {
