@@ -7,9 +7,9 @@
 // on two relays under load; the soak inflicts random ones on several relays,
 // their database and their broker at the same time:
 //
-//	go test ./faults                                    # each scenario once
+//	go test ./faults                                          # each scenario once
 //	go test ./faults -run TestFaults/mix -soak 10m -timeout 0 # the random mix
-//	RELAY_TEST_SEED=… go test ./faults -run …           # the same choices again
+//	RELAY_TEST_SEED=… go test ./faults -run …                 # the same choices again
 //
 // The servers are the package's own, shared by the scenarios of a test, which
 // therefore run one after the other: PostgreSQL, and three Kafka brokers or a

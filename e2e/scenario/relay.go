@@ -171,15 +171,6 @@ func (r *Relay) AwaitReady() {
 	})
 }
 
-// AwaitAlive waits until /livez answers, whatever it says: the process handles
-// signals by then, and may not have reached the database yet.
-func (r *Relay) AwaitAlive() {
-	r.t.Helper()
-	Await(r.t, readyLimit, r.Name+" to answer", func() (bool, string) {
-		return r.Get("/livez") != 0, "it does not"
-	})
-}
-
 // Ready reports whether /readyz answers 200.
 func (r *Relay) Ready() bool { return r.Get("/readyz") == http.StatusOK }
 

@@ -232,13 +232,9 @@ func erlangText(text string) string { return `<<` + strconv.Quote(text) + `/utf8
 // evaluate runs expressions in the node that end with ok, by a program that
 // takes 3 ms where rabbitmqctl starts a node of its own for 800.
 func (r *RabbitMQ) evaluate(ctx context.Context, expressions string) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
 	command := exec.Command("erl_call", "-n", r.node(), "-e")
-	command.Env = r.environment()
-	command.Dir = r.scratch.dir
 	command.Stdin = strings.NewReader(expressions + ".\n")
-	output, err := runTool(ctx, command)
+	output, err := r.runTool(ctx, command)
 	if err == nil && strings.TrimSpace(output) != "{ok, ok}" {
 		err = fmt.Errorf("RabbitMQ answered %s to %s", output, expressions)
 	}
@@ -247,9 +243,13 @@ func (r *RabbitMQ) evaluate(ctx context.Context, expressions string) error {
 
 // Control runs rabbitmqctl and returns what it printed.
 func (r *RabbitMQ) Control(ctx context.Context, args ...string) (string, error) {
+	return r.runTool(ctx, exec.Command(filepath.Join(rabbitDir, "rabbitmqctl"), append([]string{"--quiet", "--node", r.node()}, args...)...))
+}
+
+// runTool runs a program that talks to the node.
+func (r *RabbitMQ) runTool(ctx context.Context, command *exec.Cmd) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	command := exec.Command(filepath.Join(rabbitDir, "rabbitmqctl"), append([]string{"--quiet", "--node", r.node()}, args...)...)
 	command.Env = r.environment()
 	command.Dir = r.scratch.dir
 	return runTool(ctx, command)
