@@ -77,14 +77,15 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 	registry := prometheus.NewRegistry()
 	meter := newMeter(registry, c, routes)
 	manager := newNotifier(os.Getenv, c.ShutdownTimeout, logger)
+	claimer := source.NewClaimer(pool, source.Options{
+		Schema: c.Outbox.Schema, Table: c.Outbox.Table,
+		Ordering:       source.Ordering(c.Outbox.Ordering),
+		OnPublished:    source.OnPublished(c.Outbox.OnPublished),
+		BatchSize:      c.Outbox.BatchSize,
+		PublishTimeout: c.Outbox.PublishTimeout,
+	})
 	loop := delivery.New(delivery.Options{
-		Source: source.NewClaimer(pool, source.Options{
-			Schema: c.Outbox.Schema, Table: c.Outbox.Table,
-			Ordering:       source.Ordering(c.Outbox.Ordering),
-			OnPublished:    source.OnPublished(c.Outbox.OnPublished),
-			BatchSize:      c.Outbox.BatchSize,
-			PublishTimeout: c.Outbox.PublishTimeout,
-		}),
+		Source:         claimer,
 		Routes:         routes,
 		Sinks:          publishers,
 		Workers:        c.Outbox.Workers,
@@ -130,7 +131,11 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 		if err != nil {
 			return err
 		}
-		listener := &source.Listener{Config: direct, Table: c.Outbox.Table, Wake: loop.Wake, Logger: logger}
+		wake := func() {
+			claimer.Notified()
+			loop.Wake()
+		}
+		listener := &source.Listener{Config: direct, Table: c.Outbox.Table, Wake: wake, Logger: logger}
 		background.Go(func() { listener.Run(beside) })
 	}
 	if c.Outbox.Retention > 0 && c.Outbox.OnPublished == string(source.Mark) {

@@ -13,7 +13,8 @@ import (
 	"github.com/outboxrelay/relay/sinks"
 )
 
-// notifyPause is how soon after a claim a notification may cause the next one.
+// notifyPause is how soon after a claim a notification may cause the next one
+// when no batch is under way.
 const notifyPause = time.Millisecond
 
 // forever is longer than any wait of the loop.

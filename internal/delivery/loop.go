@@ -277,8 +277,8 @@ func (l *Loop) claim(ctx context.Context) (batch source.Batch, held bool, wait t
 
 // pause waits before the next claim, and reports false when ctx ended. A wake
 // ends the wait, but claims do not begin sooner one after the other than by
-// notifyPause: a busy writer's notifications come faster than claims are worth
-// their cost.
+// notifyPause, or by busyPause while a batch is under way: a busy writer's
+// notifications come faster than claims are worth their cost.
 func (l *Loop) pause(ctx context.Context, began time.Time, wait time.Duration, wakeable bool) bool {
 	if wait <= 0 {
 		return ctx.Err() == nil
@@ -296,7 +296,11 @@ func (l *Loop) pause(ctx context.Context, began time.Time, wait time.Duration, w
 		return true
 	case <-wake:
 	}
-	timer.Reset(min(wait, max(notifyPause-time.Since(began), 0)))
+	spacing := notifyPause
+	if len(l.slots) > 0 {
+		spacing = busyPause
+	}
+	timer.Reset(min(wait, max(spacing-time.Since(began), 0)))
 	select {
 	case <-ctx.Done():
 		return false

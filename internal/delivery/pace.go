@@ -4,12 +4,12 @@ import "time"
 
 const (
 	// busyPause is what a relay waits when it took all that was pending: long
-	// enough to let some rows gather, short beside a broker's round trip.
-	busyPause = 2 * time.Millisecond
+	// enough to let some rows gather, and as short as a broker's round trip.
+	busyPause = 4 * time.Millisecond
 	// busyMax bounds the pauses while rows keep coming.
 	busyMax = 5 * time.Millisecond
 	// busyFor is how long after the last row a relay counts as busy.
-	busyFor = time.Second
+	busyFor = 250 * time.Millisecond
 )
 
 // pace decides how long to wait before the next claim: not at all while

@@ -15,8 +15,7 @@ func TestPace(t *testing.T) {
 		}
 	}
 	step("a full batch", true, true, 0)
-	step("the rest", true, false, 2*time.Millisecond)
-	step("nothing", false, false, 4*time.Millisecond)
+	step("the rest", true, false, 4*time.Millisecond)
 	step("nothing, but rows came a moment ago", false, false, 5*time.Millisecond)
 	now = now.Add(busyFor - time.Millisecond)
 	step("still busy", false, false, 5*time.Millisecond)
@@ -24,7 +23,7 @@ func TestPace(t *testing.T) {
 	for _, want := range []time.Duration{10e6, 20e6, 40e6, 80e6, 100e6, 100e6} {
 		step("idle", false, false, want)
 	}
-	step("rows again", true, false, 2*time.Millisecond)
+	step("rows again", true, false, 4*time.Millisecond)
 
 	p = pace{pollInterval: time.Millisecond}
 	step("a poll interval below the busy pause", true, false, time.Millisecond)

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -51,9 +52,6 @@ const (
 	// claimBytes bounds a claim's payloads and headers, so that a batch of
 	// large messages does not take the relay's memory. One row may exceed it.
 	claimBytes = 8 << 20
-	// idleAfter is after how many claims that found nothing the next ones only
-	// probe first.
-	idleAfter = 10
 	// holdMargin is how long the server waits for the relay beyond
 	// publish_timeout before it ends the session: for the flush barrier and for
 	// settling.
@@ -100,8 +98,10 @@ type Claimer struct {
 	floors floors
 	// agenda is when the first of the held back rows is due.
 	agenda agenda
-	// empty counts the claims in a row that found nothing.
-	empty int
+	// idle: the last claim found nothing.
+	idle bool
+	// notified: somebody says that there is something.
+	notified atomic.Bool
 	// around makes the next claim work around rows that somebody else has
 	// locked; it leaves their keys out until lockedUntil.
 	around      bool
@@ -139,6 +139,10 @@ func NewClaimer(pool *pgxpool.Pool, options Options) *Claimer {
 	c.batches.New = func() any { return new(rowBatch) }
 	return c
 }
+
+// Notified tells that a row was committed a moment ago, so that the next claim
+// does not ask first whether there is any. It may be called from anywhere.
+func (c *Claimer) Notified() { c.notified.Store(true) }
 
 // Claim returns the next batch of pending rows that exclude does not hold back,
 // or nil when there is none. Within a topic and key a batch holds a prefix of
@@ -184,33 +188,27 @@ func (c *Claimer) claim(ctx context.Context, conn *pgxpool.Conn, exclude Exclusi
 	if len(excluded) > 0 {
 		sql = c.statements.claim(c.options.Ordering, exclude.sql)
 	}
-	var shards []int64
-	pending := true
 	err := prepare(ctx, conn.Conn().PgConn(), c.often)
 	if err != nil {
 		return nil, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
 	}
-	err = c.look(ctx, conn.Conn().PgConn())
-	floors := c.floors.floor
-	if c.empty >= idleAfter && sql.lock != "" && err == nil {
-		pending, err = c.probe(ctx, conn.Conn().PgConn(), sql.lock, floors, excluded)
-	}
-	if pending && err == nil {
-		shards, err = c.lockShards(ctx, conn.Conn().PgConn(), sql.lock, floors, excluded)
-	}
-	if c.empty++; len(shards) > 0 {
-		c.empty = 0
-	}
-	if err != nil || len(shards) == 0 || (c.options.Ordering == OrderTotal && len(shards) < Shards) {
+	if err := c.look(ctx, conn.Conn().PgConn()); err != nil {
 		return nil, err
 	}
-	read := sql.read
-	if c.around {
-		read = sql.readAround
+	probe := c.idle && c.options.Ordering != OrderNone
+	if notified := c.notified.Swap(false); probe && !notified {
+		pending, err := c.probe(ctx, conn.Conn().PgConn(), sql.lock, excluded)
+		if err != nil || !pending {
+			return nil, err
+		}
 	}
 	batch := c.batches.Get().(*rowBatch)
 	batch.claimer, batch.conn = c, conn
-	err = c.read(ctx, batch, read, shards, floors, excluded)
+	shards, err := c.take(ctx, batch, sql, excluded)
+	c.idle = shards == 0
+	if err == nil {
+		c.learn(batch, shards)
+	}
 	if err != nil || len(batch.messages) == 0 {
 		batch.recycle()
 		if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "55P03" { // lock_not_available
@@ -220,6 +218,16 @@ func (c *Claimer) claim(ctx context.Context, conn *pgxpool.Conn, exclude Exclusi
 		return nil, err
 	}
 	return batch, nil
+}
+
+// learn takes note of what a claim of so many shards read.
+func (c *Claimer) learn(batch *rowBatch, shards int) {
+	c.floors.claimed(len(batch.messages))
+	for _, r := range batch.reached {
+		c.floors.saw(r.shard, r.id)
+	}
+	batch.full = shards > 0 && len(batch.messages) >= c.perShard(shards)
+	c.leaveOut(batch)
 }
 
 // errRowLocked says that a claim met a row that somebody else has locked, and
@@ -261,62 +269,106 @@ func (c *Claimer) leaveOut(batch *rowBatch) {
 func IsTransient(err error) bool { return errors.Is(err, errRowLocked) }
 
 // probe runs the statement that locks shards by itself, so that they are free
-// again when it ends, and reports whether it found any. It is one round trip,
-// where a transaction that is given up is two and four, and
+// again when it ends, and reports whether it found any. It is one round trip of
+// one statement, where a transaction that is given up is two round trips of six, and
 // an idle relay does little else.
-func (c *Claimer) probe(ctx context.Context, conn *pgconn.PgConn, sql string, floors [Shards]int64, excluded [][]byte) (bool, error) {
+func (c *Claimer) probe(ctx context.Context, conn *pgconn.PgConn, sql string, excluded [][]byte) (bool, error) {
 	batch := &pgconn.Batch{}
-	preparedOn(conn).add(batch, sql, c.lockParameters(0, floors, excluded), nil)
+	preparedOn(conn).add(batch, sql, c.lockParameters(0, excluded), nil)
 	preparedOn(conn).add(batch, c.due, nil, nil)
 	results, err := conn.ExecBatch(ctx, batch).ReadAll()
 	if err == nil {
 		err = c.agenda.read(results[1])
 	}
+	var shards int
+	if err == nil {
+		shards, err = countOf(results[0].Rows)
+	}
 	if err != nil {
 		return false, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
 	}
-	return len(results[0].Rows) > 0, nil
+	return shards > 0, nil
+}
+
+// countOf decodes the answer of a statement that locks shards.
+func countOf(rows [][][]byte) (int, error) {
+	if len(rows) != 1 || len(rows[0]) != 2 {
+		return 0, errShape
+	}
+	return strconv.Atoi(string(rows[0][0]))
 }
 
 // lockParameters are those of the statement that locks shards, from shard first
 // on.
-func (c *Claimer) lockParameters(first int, floors [Shards]int64, excluded [][]byte) [][]byte {
-	return append([][]byte{
-		[]byte(c.lockClass), []byte(strconv.Itoa(first)), []byte(strconv.Itoa(shardsPerClaim)), idArray(floors[:]),
-	}, excluded...)
-}
-
-// lockShards begins the transaction and locks shards with pending rows. In
-// ordering none there is nothing to lock, and it returns all shards.
-func (c *Claimer) lockShards(ctx context.Context, conn *pgconn.PgConn, sql string, floors [Shards]int64, excluded [][]byte) ([]int64, error) {
-	first := rand.IntN(Shards)
-	batch := &pgconn.Batch{}
-	batch.ExecParams(beginSQL, nil, nil, nil, nil)
-	prepared := preparedOn(conn)
-	prepared.add(batch, settingsSQL, [][]byte{[]byte(strconv.FormatInt(c.holdTimeout().Milliseconds(), 10))}, nil)
-	prepared.add(batch, c.reserve, nil, nil)
-	if sql != "" {
-		prepared.add(batch, sql, c.lockParameters(first, floors, excluded), nil)
-	}
-	results, err := conn.ExecBatch(ctx, batch).ReadAll()
-	if err != nil {
-		return nil, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
-	}
-	if sql == "" {
+func (c *Claimer) lockParameters(first int, excluded [][]byte) [][]byte {
+	if c.options.Ordering == OrderNone {
 		shards := make([]int64, Shards)
 		for i := range shards {
 			shards[i] = int64((first + i) % Shards)
 		}
-		return shards, nil
+		return [][]byte{idArray(shards)}
 	}
-	rows := results[3].Rows
-	shards := make([]int64, len(rows))
-	for i, row := range rows {
-		if shards[i], err = strconv.ParseInt(string(row[0]), 10, 64); err != nil {
-			return nil, fmt.Errorf("claim from %s: shard: %w", c.statements.outbox, err)
+	return append([][]byte{
+		[]byte(c.lockClass), []byte(strconv.Itoa(first)), []byte(strconv.Itoa(shardsPerClaim)), idArray(c.floors.floor[:]),
+	}, excluded...)
+}
+
+// take begins the transaction, locks shards with pending rows, fills the batch
+// with those and waits until they are on disk. It returns the number of shards.
+func (c *Claimer) take(ctx context.Context, batch *rowBatch, sql claimStatements, excluded [][]byte) (shards int, err error) {
+	pg := batch.conn.Conn().PgConn()
+	prepared := preparedOn(pg)
+	request := &pgconn.Batch{}
+	c.begin(prepared, request)
+	prepared.add(request, sql.lock, c.lockParameters(rand.IntN(Shards), excluded), nil)
+	read := sql.read
+	if c.around {
+		read = sql.readAround
+	}
+	prepared.add(request, read, append([][]byte{
+		idArray(c.floors.floor[:]), []byte(strconv.Itoa(c.options.BatchSize)), []byte(strconv.Itoa(claimBytes)),
+	}, excluded...), []int16{pgBinary})
+	request.ExecParams(flushedSQL, nil, nil, nil, []int16{pgBinary})
+
+	results := pg.ExecBatch(ctx, request)
+	for range beginStatements {
+		if results.NextResult() {
+			_, _ = results.ResultReader().Close() // the results' Close tells
 		}
 	}
-	return shards, nil
+	if results.NextResult() {
+		if result := results.ResultReader().Read(); result.Err == nil {
+			shards, err = countOf(result.Rows)
+		}
+	}
+	if err == nil {
+		err = c.decoder.decode(results, batch)
+	}
+	if closeErr := results.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return shards, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
+	}
+	return shards, c.awaitFlush(ctx, batch)
+}
+
+// beginStatements is the number of statements that begin puts into a batch.
+const beginStatements = 3
+
+// begin begins the transaction of a claim.
+func (c *Claimer) begin(prepared *preparedStatements, request *pgconn.Batch) {
+	request.ExecParams(beginSQL, nil, nil, nil, nil)
+	prepared.add(request, settingsSQL, [][]byte{[]byte(strconv.FormatInt(c.holdTimeout().Milliseconds(), 10))}, nil)
+	prepared.add(request, c.reserve, nil, nil)
+}
+
+// perShard is how many rows of each shard a claim of so many shards reads.
+func (c *Claimer) perShard(shards int) int {
+	if c.options.Ordering != OrderKey {
+		return c.options.BatchSize
+	}
+	return (c.options.BatchSize + shards - 1) / shards
 }
 
 // look asks, at times, what is pending and who writes, and tells the floors.
@@ -376,33 +428,6 @@ func shardAndID(row [][]byte) (shard int, id int64, err error) {
 	return shard, id, errors.Join(err1, err2)
 }
 
-// read fills the batch with the pending rows of the shards and waits until they
-// are on disk.
-func (c *Claimer) read(ctx context.Context, batch *rowBatch, sql string, shards []int64, floors [Shards]int64, excluded [][]byte) error {
-	shardFloors := make([]int64, len(shards))
-	for i, shard := range shards {
-		shardFloors[i] = floors[shard]
-	}
-	perShard := c.options.BatchSize
-	if c.options.Ordering == OrderKey {
-		perShard = (c.options.BatchSize + len(shards) - 1) / len(shards)
-	}
-	err := c.fill(ctx, batch, sql, append([][]byte{
-		idArray(shards), idArray(shardFloors), []byte(strconv.Itoa(perShard)),
-		[]byte(strconv.Itoa(c.options.BatchSize)), []byte(strconv.Itoa(claimBytes)),
-	}, excluded...))
-	if err != nil {
-		return err
-	}
-	c.floors.claimed(len(batch.messages))
-	for _, r := range batch.reached {
-		c.floors.saw(r.shard, r.id)
-	}
-	batch.full = len(batch.messages) >= perShard
-	c.leaveOut(batch)
-	return nil
-}
-
 // fill reads rows into the batch and waits until they are on disk.
 func (c *Claimer) fill(ctx context.Context, batch *rowBatch, sql string, parameters [][]byte) error {
 	request := &pgconn.Batch{}
@@ -416,6 +441,11 @@ func (c *Claimer) fill(ctx context.Context, batch *rowBatch, sql string, paramet
 	if err != nil {
 		return fmt.Errorf("read %s: %w", c.statements.outbox, err)
 	}
+	return c.awaitFlush(ctx, batch)
+}
+
+// awaitFlush waits until the batch's rows are on disk.
+func (c *Claimer) awaitFlush(ctx context.Context, batch *rowBatch) error {
 	if batch.flushed >= batch.inserted || len(batch.messages) == 0 {
 		return nil
 	}

@@ -186,21 +186,19 @@ func (c *Claimer) claimHeld(ctx context.Context, conn *pgxpool.Conn, exclude Exc
 // and returns those.
 func (c *Claimer) lockHeld(ctx context.Context, pg *pgconn.PgConn, sql string, excluded [][]byte) ([]int64, error) {
 	batch := &pgconn.Batch{}
-	batch.ExecParams(beginSQL, nil, nil, nil, nil)
 	prepared := preparedOn(pg)
-	prepared.add(batch, settingsSQL, [][]byte{[]byte(strconv.FormatInt(c.holdTimeout().Milliseconds(), 10))}, nil)
-	prepared.add(batch, c.reserve, nil, nil)
+	c.begin(prepared, batch)
 	prepared.add(batch, sql, append([][]byte{[]byte(c.lockClass), []byte(strconv.Itoa(c.options.BatchSize))}, excluded...), nil)
 	prepared.add(batch, c.due, nil, nil)
 	results, err := pg.ExecBatch(ctx, batch).ReadAll()
 	if err != nil {
 		return nil, err
 	}
-	if err := c.agenda.read(results[4]); err != nil {
+	if err := c.agenda.read(results[beginStatements+1]); err != nil {
 		return nil, err
 	}
-	ids := make([]int64, len(results[3].Rows))
-	for i, row := range results[3].Rows {
+	ids := make([]int64, len(results[beginStatements].Rows))
+	for i, row := range results[beginStatements].Rows {
 		if ids[i], err = strconv.ParseInt(string(row[0]), 10, 64); err != nil {
 			return nil, err
 		}

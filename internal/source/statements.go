@@ -14,7 +14,7 @@ const Shards = 64
 // Every statement of the package but those in heldstatements.go. Tokens in braces are replaced by newStatements:
 // {outbox} is the quoted table, {shard} the index expression, {exclude} what
 // an Exclusion adds. {normal} and {delayed} are the predicates of the two
-// partial indexes.
+// partial indexes. {shards} are those that the claim may read.
 const (
 	shardSQL   = `(coalesce(hashtextextended(o.key, 0), o.id) & 63)`
 	normalSQL  = `o.published_at IS NULL AND o.available_at IS NULL`
@@ -41,33 +41,42 @@ const (
        set_config('enable_seqscan', 'off', true),
        set_config('enable_bitmapscan', 'off', true)`
 
+	// shardsSQL are the shards that the transaction may read, as its lock statement
+	// says. They stay on the server, so that this and the one that reads, with a
+	// snapshot of its own, go there in one round trip.
+	shardsSQL = `nullif(current_setting('outbox_relay.shards', true), '')::bigint[]`
+
 	// lockKeySQL locks up to $3 shards that have pending rows, from shard $2 on,
-	// and looks no further when it has them. OFFSET 0 keeps the planner from
+	// looks no further when it has them, and returns their number. OFFSET 0 keeps the planner from
 	// turning the probes into one big semi-join, and from trying locks before it
 	// probed. Where there is no delayed row at all, which is asked once, the
 	// shards are not searched for those. $1: the lock's class; $4: a floor of ids per shard.
 	lockKeySQL = `
-SELECT c.shard
+SELECT count(*), set_config('outbox_relay.shards', coalesce(array_agg(l.shard), '{}')::text, true)
 FROM (
-    SELECT s.shard
-    FROM generate_series($2::int, $2::int + 63) AS g(n)
-    CROSS JOIN LATERAL (SELECT g.n & 63 AS shard OFFSET 0) s
-    WHERE EXISTS (SELECT FROM {outbox} o
-                  WHERE {shard} = s.shard AND {normal} AND o.id > ($4::bigint[])[s.shard + 1] {exclude} OFFSET 0)
-       OR ((SELECT EXISTS (SELECT FROM {outbox} o WHERE o.published_at IS NULL AND o.available_at IS NOT NULL))
-           AND EXISTS (SELECT FROM {outbox} o
-                       WHERE {shard} = s.shard AND {delayed} {exclude} OFFSET 0))
-    OFFSET 0
-) c
-WHERE pg_try_advisory_xact_lock($1::int, c.shard)
-LIMIT $3::int`
+    SELECT c.shard
+    FROM (
+        SELECT s.shard
+        FROM generate_series($2::int, $2::int + 63) AS g(n)
+        CROSS JOIN LATERAL (SELECT g.n & 63 AS shard OFFSET 0) s
+        WHERE EXISTS (SELECT FROM {outbox} o
+                      WHERE {shard} = s.shard AND {normal} AND o.id > ($4::bigint[])[s.shard + 1] {exclude} OFFSET 0)
+           OR ((SELECT EXISTS (SELECT FROM {outbox} o WHERE o.published_at IS NULL AND o.available_at IS NOT NULL))
+               AND EXISTS (SELECT FROM {outbox} o
+                           WHERE {shard} = s.shard AND {delayed} {exclude} OFFSET 0))
+        OFFSET 0
+    ) c
+    WHERE pg_try_advisory_xact_lock($1::int, c.shard)
+    LIMIT $3::int
+) l`
 
-	// lockTotalSQL locks all shards if any has pending rows: 64 rows are
-	// success, none means that another relay works or that nothing is pending.
+	// lockTotalSQL locks all shards if any has pending rows, and returns how many
+	// it locked: with fewer than all of them nothing may be read, since another
+	// relay works; with none, nothing is pending either.
 	// Shard 0 decides: two relays that began side by side could each get a part.
 	// It takes lockKeySQL's parameters; $2 and $3 mean nothing here.
 	lockTotalSQL = `
-SELECT l.shard
+SELECT count(*), set_config('outbox_relay.shards', CASE count(*) WHEN 64 THEN array_agg(l.shard)::text ELSE '{}' END, true)
 FROM generate_series(0, 63) AS l(shard)
 WHERE (SELECT CASE WHEN $2::int IS NOT NULL AND $3::int IS NOT NULL AND EXISTS (
     SELECT FROM generate_series(0, 63) AS s(shard)
@@ -77,6 +86,9 @@ WHERE (SELECT CASE WHEN $2::int IS NOT NULL AND $3::int IS NOT NULL AND EXISTS (
                   WHERE {shard} = s.shard AND {delayed} {exclude} OFFSET 0))
     THEN pg_try_advisory_xact_lock($1::int, 0) ELSE false END)
   AND (l.shard = 0 OR pg_try_advisory_xact_lock($1::int, l.shard))`
+
+	// lockNoneSQL is for the ordering that needs no locks: $1 are all shards.
+	lockNoneSQL = `SELECT cardinality($1::bigint[]), set_config('outbox_relay.shards', ($1::bigint[])::text, true)`
 
 	// reserveMarkSQL and reserveDeleteSQL take the lock on the table that settling
 	// needs and reading does not, so that a claim waits while somebody builds an
@@ -112,8 +124,8 @@ CROSS JOIN LATERAL (SELECT o.id, {drains} AS draining FROM {outbox} o
 
 	columnsSQL = `o.id, o.message_id, o.topic, o.key, o.type, o.payload, o.content_type, o.headers, o.created_at`
 
-	// shardRowsSQL reads up to $3 rows of each shard in $1, in id order, above
-	// the floors in $2. The log position comes first, before any row is locked
+	// shardRowsSQL reads up to {per_shard} rows of each shard, in id order, above the
+	// floors in $1. The log position comes first, before any row is locked
 	// (locking writes to the log), see barrier.go.
 	// Delayed rows have to be sorted; o.id + 0 says so, or a plan that was made for
 	// an empty table walks along the primary key to save that.
@@ -121,22 +133,26 @@ CROSS JOIN LATERAL (SELECT o.id, {drains} AS draining FROM {outbox} o
 SELECT w.lsn, s.shard, r.*
 FROM (SELECT pg_current_wal_insert_lsn() AS lsn OFFSET 0) w
 CROSS JOIN LATERAL (
-    SELECT * FROM unnest($1::bigint[], $2::bigint[]) AS u(shard, floor) WHERE w.lsn IS NOT NULL OFFSET 0
+    SELECT u.shard, ($1::bigint[])[u.shard::int + 1] AS floor FROM unnest({shards}) AS u(shard) WHERE w.lsn IS NOT NULL OFFSET 0
 ) s
 CROSS JOIN LATERAL (
     SELECT * FROM (
         SELECT * FROM (SELECT {columns} FROM {outbox} o
                        WHERE {shard} = s.shard AND {normal} AND o.id > s.floor {exclude}
-                       ORDER BY o.id LIMIT $3::int {lock}) a
+                       ORDER BY o.id LIMIT {per_shard} {lock}) a
         UNION ALL
         SELECT * FROM (SELECT {columns} FROM {outbox} o
                        WHERE {shard} = s.shard AND {delayed} {exclude}
-                       ORDER BY o.id + 0 LIMIT $3::int {lock}) b
+                       ORDER BY o.id + 0 LIMIT {per_shard} {lock}) b
     ) u
-    ORDER BY id LIMIT $3::int
+    ORDER BY id LIMIT {per_shard}
 ) r`
 
-	// totalRowsSQL reads up to $3 rows in id order from the lowest pending id
+	// keyPerShardSQL gives each of the claim's shards the same part of its $2 rows.
+	// Claimer.perShard says the same.
+	keyPerShardSQL = `(SELECT ($2::int + n.shards - 1) / nullif(n.shards, 0) FROM (SELECT cardinality({shards}) AS shards) n)`
+
+	// totalRowsSQL reads up to $2 rows in id order from the lowest pending id
 	// on, by the primary key: the pending rows of a total order lie together.
 	// Its shard -1 stands for all of them.
 	totalRowsSQL = `
@@ -146,7 +162,8 @@ CROSS JOIN LATERAL (
     SELECT {columns} FROM {outbox} o
     WHERE w.lsn IS NOT NULL AND o.published_at IS NULL AND (o.available_at IS NULL OR o.available_at <= now()) {exclude}
       AND o.id >= (
-        SELECT min(m.id) FROM unnest($1::bigint[], $2::bigint[]) AS s(shard, floor)
+        SELECT min(m.id)
+        FROM (SELECT u.shard, ($1::bigint[])[u.shard::int + 1] AS floor FROM unnest({shards}) AS u(shard) OFFSET 0) s
         CROSS JOIN LATERAL (
             SELECT * FROM (SELECT o.id FROM {outbox} o
                            WHERE {shard} = s.shard AND {normal} AND o.id > s.floor {exclude} ORDER BY o.id LIMIT 1) a
@@ -154,10 +171,10 @@ CROSS JOIN LATERAL (
             SELECT * FROM (SELECT o.id FROM {outbox} o
                            WHERE {shard} = s.shard AND {delayed} {exclude} ORDER BY o.id + 0 LIMIT 1) b
         ) m)
-    ORDER BY o.id LIMIT $3::int {lock}
+    ORDER BY o.id LIMIT $2::int {lock}
 ) r`
 
-	// readSQL bounds the rows of {rows} by $4 rows and by $5 bytes: what is
+	// readSQL bounds the rows of {rows} by $2 rows and by $3 bytes: what is
 	// over the bound was locked but is not sent.
 	readSQL = `
 SELECT lsn, shard, id, message_id, topic, key, type, payload, content_type, headers, created_at, true AS locked
@@ -166,8 +183,8 @@ FROM (
                OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS bytes_before
     FROM ({rows}) q
 ) x
-WHERE bytes_before < $5::bigint
-LIMIT $4::int`
+WHERE bytes_before < $3::bigint
+LIMIT $2::int`
 
 	// readAroundSQL is readSQL for when somebody else holds locks on rows: it
 	// locks what it can and reports what it could not, so that their keys can
@@ -180,8 +197,8 @@ WITH candidates AS MATERIALIZED (
                    OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS bytes_before
         FROM ({rows}) q
     ) x
-    WHERE bytes_before < $5::bigint
-    LIMIT $4::int
+    WHERE bytes_before < $3::bigint
+    LIMIT $2::int
 ), mine AS MATERIALIZED (
     SELECT {columns} FROM {outbox} o
     WHERE o.id IN (SELECT id FROM candidates) AND o.published_at IS NULL
@@ -252,7 +269,7 @@ func (s statements) expand(sql, exclude, lock string) string {
 	for range 2 {
 		sql = strings.NewReplacer(
 			"{shard}", shardSQL, "{normal}", normalSQL, "{delayed}", delayedSQL,
-			"{columns}", columnsSQL, "{exclude}", exclude, "{lock}", lock,
+			"{columns}", columnsSQL, "{shards}", shardsSQL, "{exclude}", exclude, "{lock}", lock,
 		).Replace(sql)
 	}
 	return strings.NewReplacer("{outbox}", s.outbox, "{parked}", s.parked, "{dead}", s.dead, "{regclass}", s.literal()).Replace(sql)
@@ -273,21 +290,25 @@ func (s statements) look(ordering Ordering) string {
 
 // claimStatements are the statements of one claim, for one Exclusion.
 type claimStatements struct {
-	lock       string // empty where the ordering needs no shards
+	lock       string
 	read       string
 	readAround string
 }
 
 func (s statements) claim(ordering Ordering, excluded func(firstParameter int) string) claimStatements {
 	exclude := func(first int) string { return notHeld(ordering) + excluded(first) }
+	perShard := "$2::int"
+	if ordering == OrderKey {
+		perShard = keyPerShardSQL
+	}
 	rows := func(read, rows, lock string) string {
-		return s.expand(strings.ReplaceAll(read, "{rows}", rows), exclude(6), lock)
+		return s.expand(strings.NewReplacer("{rows}", strings.ReplaceAll(rows, "{per_shard}", perShard)).Replace(read), exclude(4), lock)
 	}
 	switch ordering {
 	case OrderNone:
 		// Nobody's order is at stake: what is locked is passed over.
 		read := rows(readSQL, shardRowsSQL, "FOR UPDATE OF o SKIP LOCKED")
-		return claimStatements{read: read, readAround: read}
+		return claimStatements{lock: lockNoneSQL, read: read, readAround: read}
 	case OrderTotal:
 		return claimStatements{
 			lock:       s.expand(lockTotalSQL, exclude(5), ""),
