@@ -223,6 +223,10 @@ func (l *Loop) claimAll(ctx, publishing context.Context) {
 				trace.End()
 				if held {
 					l.turns.ended()
+				}
+				// What waited behind a batch that took long does not wait for a pause
+				// that grew meanwhile.
+				if held || time.Since(began) > busyFor {
 					l.Wake()
 				}
 			}()

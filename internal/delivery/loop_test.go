@@ -458,6 +458,27 @@ func TestWakeEndsTheWait(t *testing.T) {
 	})
 }
 
+func TestKeyGoesOnWhenItsSlowBatchEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := newTable(100)
+		r := start(t, table, func(o *Options, r *relay) {
+			o.PollInterval, r.main.delay = time.Minute, 20*time.Second
+		})
+		first := table.insert("orders", "k")
+		r.Wake()
+		time.Sleep(10 * time.Second)
+		second := table.insert("orders", "k")
+		time.Sleep(40 * time.Second)
+		tries := slices.Concat(r.main.triesOf(first), r.main.triesOf(second))
+		if len(tries) != 2 {
+			t.Fatalf("tried at %v, want each message once", tries)
+		}
+		if waited := tries[1].Sub(tries[0].Add(20 * time.Second)); waited < 0 || waited > busyMax {
+			t.Errorf("the second message waited %s after the end of the first, want 0 to %s", waited, busyMax)
+		}
+	})
+}
+
 func TestIdleLoopClaimsOncePerPollInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := newTable(100)

@@ -9,7 +9,7 @@ const (
 	// busyMax bounds the pauses while rows keep coming.
 	busyMax = 5 * time.Millisecond
 	// busyFor is how long after the last row a relay counts as busy.
-	busyFor = 250 * time.Millisecond
+	busyFor = time.Second
 )
 
 // pace decides how long to wait before the next claim: not at all while

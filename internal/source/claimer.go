@@ -98,7 +98,7 @@ type Claimer struct {
 	floors floors
 	// agenda is when the first of the held back rows is due.
 	agenda agenda
-	// idle: the last claim found nothing.
+	// idle: the last claim got no shard.
 	idle bool
 	// notified: somebody says that there is something.
 	notified atomic.Bool
@@ -226,7 +226,11 @@ func (c *Claimer) learn(batch *rowBatch, shards int) {
 	for _, r := range batch.reached {
 		c.floors.saw(r.shard, r.id)
 	}
-	batch.full = shards > 0 && len(batch.messages) >= c.perShard(shards)
+	if shards == 0 || c.options.Ordering == OrderTotal && shards < Shards {
+		return // nothing was read
+	}
+	// A claim that got all the shards that it may have leaves others with rows.
+	batch.full = len(batch.messages) >= c.perShard(shards) || c.options.Ordering == OrderKey && shards == shardsPerClaim
 	c.leaveOut(batch)
 }
 
@@ -269,9 +273,9 @@ func (c *Claimer) leaveOut(batch *rowBatch) {
 func IsTransient(err error) bool { return errors.Is(err, errRowLocked) }
 
 // probe runs the statement that locks shards by itself, so that they are free
-// again when it ends, and reports whether it found any. It is one round trip of
-// one statement, where a transaction that is given up is two round trips of six, and
-// an idle relay does little else.
+// again when it ends, and reports whether it found any. It is one round trip,
+// where a transaction that is given up is two and three times the statements, and an
+// idle relay does little else.
 func (c *Claimer) probe(ctx context.Context, conn *pgconn.PgConn, sql string, excluded [][]byte) (bool, error) {
 	batch := &pgconn.Batch{}
 	preparedOn(conn).add(batch, sql, c.lockParameters(0, excluded), nil)

@@ -202,6 +202,43 @@ func TestLockedRowDoesNotStarveItsShard(t *testing.T) {
 	expect(t, "published of the locked key", db.Int(t, `SELECT count(*) FROM outbox WHERE key = 'k' AND published_at IS NOT NULL`), 0)
 }
 
+// Beyond the shards of a claim there are others with rows, however few each has.
+func TestClaimOfAllItsShardsIsFull(t *testing.T) {
+	for keys, want := range map[int]bool{3: false, 2000: true} {
+		db := pgtest.NewOutbox(t)
+		db.Exec(t, fmt.Sprintf(`INSERT INTO outbox (topic, key) SELECT 't', 'k' || min(i) FROM generate_series(1, %d) i GROUP BY hashtextextended('k' || i, 0) & 63`, keys))
+		batch := claim(t, claimer(db.Pool, func(o *source.Options) { o.BatchSize = 1000 }), source.Exclusion{})
+		expect(t, fmt.Sprintf("%d messages are a full batch", len(batch.Messages())), batch.Full(), want)
+	}
+}
+
+// What a claim found locked is worked around by the next one that reads, even if
+// another relay has the shards meanwhile.
+func TestLockedRowIsRememberedWhileShardsAreTaken(t *testing.T) {
+	db := pgtest.NewOutbox(t)
+	db.Exec(t, `INSERT INTO outbox (topic, key) VALUES ('t', 'k')`)
+	c := claimer(db.Pool, nil)
+	tx := begin(t, db)
+	execTx(t, tx, `SELECT FROM outbox FOR UPDATE`)
+	if _, err := c.Claim(t.Context(), source.Exclusion{}); !source.IsTransient(err) {
+		t.Fatalf("error %v, want that of a locked row", err)
+	}
+	shards := begin(t, db)
+	execTx(t, shards, `SELECT pg_advisory_xact_lock($1::int, s) FROM generate_series(0, 63) s`, int(source.LockClass("public", "outbox")))
+	for range 2 { // asks, and then claims
+		c.Notified()
+		if batch, err := c.Claim(t.Context(), source.Exclusion{}); batch != nil || err != nil {
+			t.Fatalf("claimed %v, %v beside another relay", sequences(batch), err)
+		}
+	}
+	commit(t, shards)
+	c.Notified()
+	if batch, err := c.Claim(t.Context(), source.Exclusion{}); batch != nil || err != nil {
+		t.Errorf("claimed %v, error %v, want the locked row to be worked around", sequences(batch), err)
+	}
+	commit(t, tx)
+}
+
 func TestUnusualIDsAndHeadersAreClaimed(t *testing.T) {
 	db := pgtest.NewOutbox(t)
 	db.Exec(t, `INSERT INTO outbox (id, topic, key) VALUES (0, 't', 'a'), (-5, 't', 'b')`,
