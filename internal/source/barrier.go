@@ -27,5 +27,8 @@ func (c *Claimer) flush(ctx context.Context) error {
 	batch.ExecParams(flushSQL, nil, nil, nil, nil)
 	batch.ExecParams(`COMMIT`, nil, nil, nil, nil)
 	_, err = conn.Conn().PgConn().ExecBatch(ctx, batch).ReadAll()
+	if isStale(err) {
+		_ = conn.Conn().PgConn().Close(ctx) // it prepares its statements anew
+	}
 	return err
 }
