@@ -133,7 +133,7 @@ func TestPoisonMessageHoldsBackATotalOrder(t *testing.T) {
 	two.Stop()
 }
 
-// Ten thousand parked keys with rows behind them, and what others get through
+// Five thousand parked keys with rows behind them, and what others get through
 // meanwhile. The ratio is printed, and depends on the machine.
 func TestManyParkedKeysDoNotSlowTheOthers(t *testing.T) {
 	stage, topic := poisonable(t, scenario.Settings{"log.level": "info"})
@@ -152,14 +152,14 @@ func TestManyParkedKeysDoNotSlowTheOthers(t *testing.T) {
 	load("to warm up")
 	without := load("with nothing parked")
 	stage.Database.Exec(t, `WITH heads AS (
-			INSERT INTO `+stage.Table+` (topic, key, payload) SELECT $1, 'parked-' || i, convert_to(repeat('x', 5000), 'UTF8') FROM generate_series(1, 10000) i
+			INSERT INTO `+stage.Table+` (topic, key, payload) SELECT $1, 'parked-' || i, convert_to(repeat('x', 5000), 'UTF8') FROM generate_series(1, 5000) i
 			RETURNING id, message_id, topic, key)
 		INSERT INTO outbox_parked (id, message_id, topic, key, state, attempts, reason, error, parked_at, next_retry_at)
 		SELECT id, message_id, topic, key, 'parked', 1, 'message_too_large', 'too large', now(), now() + interval '1 hour' FROM heads`, topic)
-	stage.Database.Exec(t, `INSERT INTO `+stage.Table+` (topic, key) SELECT $1, 'parked-' || 1 + i % 10000 FROM generate_series(1, 50000) i`, topic)
-	first := load("with 10,000 keys parked and 50,000 rows behind them, at first")
+	stage.Database.Exec(t, `INSERT INTO `+stage.Table+` (topic, key) SELECT $1, 'parked-' || 1 + i % 5000 FROM generate_series(1, 25000) i`, topic)
+	first := load("with 5,000 keys parked and 25,000 rows behind them, at first")
 	then := load("the same, later")
-	t.Logf("throughput beside 10,000 parked keys: %.2f of that without at first, %.2f later", without.Seconds()/first.Seconds(), without.Seconds()/then.Seconds())
+	t.Logf("throughput beside 5,000 parked keys: %.2f of that without at first, %.2f later", without.Seconds()/first.Seconds(), without.Seconds()/then.Seconds())
 	if n := scenario.One[int](t, stage.Database, `SELECT count(*) FROM `+stage.Table+` WHERE published_at IS NOT NULL AND key LIKE 'parked-%'`); n > 0 {
 		t.Errorf("%d rows of parked keys were published", n)
 	}
