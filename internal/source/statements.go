@@ -302,7 +302,8 @@ func (s statements) claim(ordering Ordering, excluded func(firstParameter int) s
 		perShard = keyPerShardSQL
 	}
 	rows := func(read, rows, lock string) string {
-		return s.expand(strings.NewReplacer("{rows}", strings.ReplaceAll(rows, "{per_shard}", perShard)).Replace(read), exclude(4), lock)
+		read = strings.ReplaceAll(read, "{rows}", rows)
+		return s.expand(strings.ReplaceAll(read, "{per_shard}", perShard), exclude(4), lock)
 	}
 	switch ordering {
 	case OrderNone:
