@@ -20,15 +20,12 @@ func (c *Claimer) flush(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer release(conn)
 	batch := &pgconn.Batch{}
 	batch.ExecParams(beginSQL, nil, nil, nil, nil)
 	preparedOn(conn.Conn().PgConn()).add(batch, settingsSQL, [][]byte{[]byte("10000")}, nil)
 	batch.ExecParams(flushSQL, nil, nil, nil, nil)
 	batch.ExecParams(`COMMIT`, nil, nil, nil, nil)
 	_, err = conn.Conn().PgConn().ExecBatch(ctx, batch).ReadAll()
-	if isStale(err) {
-		_ = conn.Conn().PgConn().Close(ctx) // it prepares its statements anew
-	}
+	releaseAfter(ctx, conn, err)
 	return err
 }

@@ -173,10 +173,7 @@ func (c *Claimer) giveUp(ctx context.Context, conn *pgxpool.Conn, err error) {
 		// pool's would take as long to find out about.
 		c.pool.Reset()
 	}
-	if isStale(err) {
-		_ = conn.Conn().PgConn().Close(ctx) // the next connection prepares them anew
-	}
-	release(conn)
+	releaseAfter(ctx, conn, err)
 }
 
 func (c *Claimer) holdTimeout() time.Duration { return c.options.PublishTimeout + holdMargin }
@@ -474,6 +471,15 @@ func release(conn *pgxpool.Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), rollbackTimeout)
 	defer cancel()
 	_, _ = pg.Exec(ctx, "ROLLBACK").ReadAll() // where it fails, Release closes the connection
+}
+
+// releaseAfter is release, but for a connection whose prepared statements err says
+// are useless: that one is closed, and the next one prepares them anew.
+func releaseAfter(ctx context.Context, conn *pgxpool.Conn, err error) {
+	if isStale(err) {
+		_ = conn.Conn().PgConn().Close(ctx)
+	}
+	release(conn)
 }
 
 // Ping reaches the table without claiming anything.
