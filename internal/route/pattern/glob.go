@@ -16,6 +16,7 @@ import (
 // not usable.
 type Glob struct {
 	source  string
+	parts   []globPart
 	regex   string
 	machine *regexp.Regexp
 	// literal is the only text that matches, when isLiteral.
@@ -23,6 +24,29 @@ type Glob struct {
 	isLiteral  bool
 	matchesAll bool
 }
+
+// globPart is a literal text, or a wildcard.
+type globPart struct {
+	wildcard wildcard
+	text     string // of noWildcard
+	class    class  // of oneOf
+}
+
+type wildcard uint8
+
+const (
+	noWildcard wildcard = iota
+	anyText             // *
+	oneOf               // ? and […]
+)
+
+// class is one character: of the ranges, or of none of them. ? is none of none.
+type class struct {
+	negated bool
+	ranges  []runeRange
+}
+
+type runeRange struct{ low, high rune }
 
 // ParseGlob compiles a glob. An empty one matches everything. Errors say what
 // is wrong without repeating the glob.
@@ -35,29 +59,21 @@ func ParseGlob(source string) (*Glob, error) {
 		glob.matchesAll = true
 		source = "*"
 	}
-	var regex, literal strings.Builder
-	isLiteral := true
-	// Go's RE2 and PostgreSQL's ARE read this subset alike. (?s) is the
-	// default in PostgreSQL and makes Go's dot match a newline too.
-	regex.WriteString("(?s)^")
 	for rest := source; rest != ""; {
 		c, size := utf8.DecodeRuneInString(rest)
 		rest = rest[size:]
 		switch c {
 		case '*':
-			isLiteral = false
-			regex.WriteString(".*")
+			glob.parts = append(glob.parts, globPart{wildcard: anyText})
 			rest = strings.TrimLeft(rest, "*")
 		case '?':
-			isLiteral = false
-			regex.WriteByte('.')
+			glob.parts = append(glob.parts, globPart{wildcard: oneOf, class: class{negated: true}})
 		case '[':
-			isLiteral = false
 			class, after, err := parseClass(rest)
 			if err != nil {
 				return nil, err
 			}
-			regex.WriteString(class)
+			glob.parts = append(glob.parts, globPart{wildcard: oneOf, class: class})
 			rest = after
 		case '\\':
 			if rest == "" {
@@ -67,13 +83,13 @@ func ParseGlob(source string) (*Glob, error) {
 			rest = rest[size:]
 			fallthrough
 		default:
-			literal.WriteRune(c)
-			regex.WriteString(regexp.QuoteMeta(string(c)))
+			glob.addLiteral(c)
 		}
 	}
-	regex.WriteString("$")
-	glob.regex = regex.String()
-	glob.literal, glob.isLiteral = literal.String(), isLiteral
+	if len(glob.parts) == 1 && glob.parts[0].wildcard == noWildcard {
+		glob.literal, glob.isLiteral = glob.parts[0].text, true
+	}
+	glob.regex = glob.regexp()
 	machine, err := regexp.Compile(glob.regex)
 	if err != nil {
 		return nil, errors.New("the pattern is too large")
@@ -82,38 +98,39 @@ func ParseGlob(source string) (*Glob, error) {
 	return glob, nil
 }
 
-// parseClass reads a class behind its opening bracket and returns it as a
-// regular expression, and what follows it.
-func parseClass(rest string) (class, after string, err error) {
-	var out strings.Builder
-	out.WriteByte('[')
+func (g *Glob) addLiteral(c rune) {
+	if last := len(g.parts) - 1; last >= 0 && g.parts[last].wildcard == noWildcard {
+		g.parts[last].text += string(c)
+		return
+	}
+	g.parts = append(g.parts, globPart{text: string(c)})
+}
+
+// parseClass reads a class behind its opening bracket and returns it, and what
+// follows it.
+func parseClass(rest string) (found class, after string, err error) {
 	if rest != "" && (rest[0] == '!' || rest[0] == '^') {
-		out.WriteByte('^')
+		found.negated = true
 		rest = rest[1:]
 	}
 	// A class has at least one member, so that a ] in its first place is one.
-	for first := true; ; first = false {
-		if !first && strings.HasPrefix(rest, "]") {
-			out.WriteByte(']')
-			return out.String(), rest[1:], nil
-		}
+	for len(found.ranges) == 0 || !strings.HasPrefix(rest, "]") {
 		var low, high rune
 		if low, rest, err = parseMember(rest); err != nil {
-			return "", "", err
+			return class{}, "", err
 		}
-		writeMember(&out, low)
-		if len(rest) < 2 || rest[0] != '-' || rest[1] == ']' {
-			continue
+		high = low
+		if len(rest) >= 2 && rest[0] == '-' && rest[1] != ']' {
+			if high, rest, err = parseMember(rest[1:]); err != nil {
+				return class{}, "", err
+			}
+			if high < low {
+				return class{}, "", fmt.Errorf("the range [%c-%c] is upside down", low, high)
+			}
 		}
-		if high, rest, err = parseMember(rest[1:]); err != nil {
-			return "", "", err
-		}
-		if high < low {
-			return "", "", fmt.Errorf("the range [%c-%c] is upside down", low, high)
-		}
-		out.WriteByte('-')
-		writeMember(&out, high)
+		found.ranges = append(found.ranges, runeRange{low, high})
 	}
+	return found, rest[1:], nil
 }
 
 func parseMember(rest string) (member rune, after string, err error) {
@@ -126,6 +143,44 @@ func parseMember(rest string) (member rune, after string, err error) {
 	}
 	member, size := utf8.DecodeRuneInString(rest)
 	return member, rest[size:], nil
+}
+
+// regexp returns the glob in what Go's RE2 and PostgreSQL's ARE read alike. (?s)
+// is the default in PostgreSQL and makes Go's dot match a newline too.
+func (g *Glob) regexp() string {
+	var out strings.Builder
+	out.WriteString("(?s)^")
+	for _, part := range g.parts {
+		switch part.wildcard {
+		case anyText:
+			out.WriteString(".*")
+		case oneOf:
+			part.class.writeRegexp(&out)
+		default:
+			out.WriteString(regexp.QuoteMeta(part.text))
+		}
+	}
+	out.WriteByte('$')
+	return out.String()
+}
+
+func (c class) writeRegexp(out *strings.Builder) {
+	if len(c.ranges) == 0 {
+		out.WriteByte('.')
+		return
+	}
+	out.WriteByte('[')
+	if c.negated {
+		out.WriteByte('^')
+	}
+	for _, r := range c.ranges {
+		writeMember(out, r.low)
+		if r.high != r.low {
+			out.WriteByte('-')
+			writeMember(out, r.high)
+		}
+	}
+	out.WriteByte(']')
 }
 
 func writeMember(out *strings.Builder, member rune) {
