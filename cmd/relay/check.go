@@ -11,7 +11,6 @@ import (
 
 	"github.com/outboxrelay/relay/internal/config"
 	"github.com/outboxrelay/relay/internal/inspect"
-	"github.com/outboxrelay/relay/internal/route"
 	"github.com/outboxrelay/relay/internal/source"
 )
 
@@ -61,10 +60,6 @@ that it names, for what runs before a database or broker has to be there.`,
 // check looks at everything, or at what it finds offline, and returns all
 // findings.
 func check(ctx context.Context, c *config.Config, offline bool) ([]inspect.Finding, error) {
-	routes, err := route.Compile(c.Routes, c.Sinks)
-	if err != nil {
-		return nil, err
-	}
 	var findings []inspect.Finding
 	for _, warning := range c.Warnings() {
 		findings = append(findings, inspect.Finding{Level: inspect.Warning, Subject: "configuration", Message: warning, Remedy: "use park until then"})
@@ -86,7 +81,7 @@ func check(ctx context.Context, c *config.Config, offline bool) ([]inspect.Findi
 	if offline {
 		findings = append(findings, inspect.Finding{Level: inspect.OK, Subject: "configuration", Message: "is valid; nothing was reached"})
 	} else {
-		findings = append(findings, inspect.Sinks(ctx, publishers, routes, topics)...)
+		findings = append(findings, inspect.Sinks(ctx, publishers, c.Table(), topics)...)
 	}
 	_ = publishers.close() // nothing was published
 	return findings, nil

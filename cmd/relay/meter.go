@@ -9,17 +9,16 @@ import (
 
 	"github.com/outboxrelay/relay/internal/config"
 	"github.com/outboxrelay/relay/internal/metrics"
-	"github.com/outboxrelay/relay/internal/route"
 )
 
 // newMeter registers the relay's metrics, Go's and the process's. Topics that a
 // route names have theirs before the first message.
-func newMeter(registry *prometheus.Registry, c *config.Config, routes *route.Table) *metrics.Relay {
+func newMeter(registry *prometheus.Registry, c *config.Config) *metrics.Relay {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	build := readBuild()
 	meter := metrics.New(registry, metrics.Build{Version: build.Version, Commit: build.Commit, GoVersion: build.Go},
 		slices.Sorted(maps.Keys(c.Sinks)))
-	for _, r := range routes.Routes() {
+	for _, r := range c.Table().Routes() {
 		if topic, ok := r.Topic(); ok {
 			meter.Expect(topic, r.Sink())
 		}

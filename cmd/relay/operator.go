@@ -10,7 +10,6 @@ import (
 
 	"github.com/outboxrelay/relay/internal/config"
 	"github.com/outboxrelay/relay/internal/operator"
-	"github.com/outboxrelay/relay/internal/source"
 	"github.com/outboxrelay/relay/outbox"
 )
 
@@ -34,7 +33,7 @@ func openOperator(ctx context.Context, c *config.Config) (*operator.Operator, fu
 	}
 	o := operator.New(conn, operator.Options{
 		Schema: c.Outbox.Schema, Table: c.Outbox.Table,
-		Ordering: source.Ordering(c.Outbox.Ordering), OnPublished: source.OnPublished(c.Outbox.OnPublished),
+		Ordering: c.Outbox.Ordering, OnPublished: c.Outbox.OnPublished,
 		Retention: c.Outbox.Retention, User: operator.CurrentUser(),
 	})
 	return o, func() { _ = conn.Close(context.WithoutCancel(ctx)) }, nil

@@ -90,7 +90,7 @@ Either all that is selected is replayed or nothing.`,
 
 // replayable returns an error where published rows are not there to be found.
 func replayable(c *config.Config) error {
-	if c.Outbox.OnPublished == string(source.Mark) {
+	if c.Outbox.OnPublished == source.Mark {
 		return nil
 	}
 	return fmt.Errorf("outbox.on_published is %s: published rows cannot be told or are gone, so there is nothing to replay; only `mark` keeps them, for outbox.retention", c.Outbox.OnPublished)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
 	"sync"
@@ -16,8 +15,6 @@ import (
 	"github.com/outboxrelay/relay/internal/admin"
 	"github.com/outboxrelay/relay/internal/config"
 	"github.com/outboxrelay/relay/internal/delivery"
-	"github.com/outboxrelay/relay/internal/route"
-	"github.com/outboxrelay/relay/internal/route/pattern"
 	"github.com/outboxrelay/relay/internal/source"
 	"github.com/outboxrelay/relay/internal/tracing/otlp"
 )
@@ -46,10 +43,6 @@ A database or a broker that is away is tried until it is back.`,
 
 // relay runs the whole pipeline until ctx ends.
 func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
-	routes, err := route.Compile(c.Routes, c.Sinks)
-	if err != nil {
-		return err
-	}
 	pool, err := newPool(ctx, c)
 	if err != nil {
 		return err
@@ -68,40 +61,13 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 			logger.Warn("a sink did not close cleanly", "error", err)
 		}
 	}()
-	copies, err := newCopies(c.Failures.DeadLetter)
-	if err != nil {
-		return err
-	}
 	spans := otlp.Start(ctx, version, logger)
 	defer spans.Stop()
 	registry := prometheus.NewRegistry()
-	meter := newMeter(registry, c, routes)
+	meter := newMeter(registry, c)
 	manager := newNotifier(os.Getenv, c.ShutdownTimeout, logger)
-	claimer := source.NewClaimer(pool, source.Options{
-		Schema: c.Outbox.Schema, Table: c.Outbox.Table,
-		Ordering:       source.Ordering(c.Outbox.Ordering),
-		OnPublished:    source.OnPublished(c.Outbox.OnPublished),
-		BatchSize:      c.Outbox.BatchSize,
-		PublishTimeout: c.Outbox.PublishTimeout,
-	})
-	loop := delivery.New(delivery.Options{
-		Source:         claimer,
-		Routes:         routes,
-		Sinks:          publishers,
-		Workers:        c.Outbox.Workers,
-		PollInterval:   c.Outbox.PollInterval,
-		PublishTimeout: c.Outbox.PublishTimeout,
-		TotalOrder:     c.Outbox.Ordering == string(source.OrderTotal),
-		Failures: delivery.Failures{
-			Policy:      delivery.Policy(c.Failures.Policy),
-			MaxAttempts: c.Failures.MaxAttempts,
-			Backoff:     delivery.Backoff(c.Failures.Backoff),
-		},
-		Copies:          copies,
-		ShutdownTimeout: c.ShutdownTimeout,
-		Logger:          logger,
-		Observer:        manager.observe(meter),
-		Tracer:          newTracer(spans, c, pool.Config().ConnConfig),
+	engine := newEngine(c, pool, publishers, delivery.Options{
+		Logger: logger, Observer: manager.observe(meter), Tracer: newTracer(spans, c, pool.Config().ConnConfig),
 	})
 
 	var background sync.WaitGroup
@@ -110,17 +76,13 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 	beside, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	if c.HTTP.Listen != "" {
-		listener, err := admin.Listen(ctx, c.HTTP.Listen)
-		if err != nil {
-			return failed(err)
-		}
-		certificate, err := c.HTTP.TLS.Certificate()
+		listener, err := c.HTTP.Open(ctx)
 		if err != nil {
 			return failed(err)
 		}
 		server := &admin.Server{
-			Live: loop.Live, Ready: loop.Ready, Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
-			Profiles: c.HTTP.Pprof, Token: c.HTTP.Token, Certificate: certificate, Logger: logger,
+			Config: c.HTTP, Live: engine.loop.Live, Ready: engine.loop.Ready, Logger: logger,
+			Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
 		}
 		background.Go(func() { server.Serve(beside, listener) })
 		backlog := newBacklogMeter(pool, c, meter, logger)
@@ -131,14 +93,10 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 		if err != nil {
 			return err
 		}
-		wake := func() {
-			claimer.Notified()
-			loop.Wake()
-		}
-		listener := &source.Listener{Config: direct, Table: c.Outbox.Table, Wake: wake, Logger: logger}
+		listener := &source.Listener{Config: direct, Table: c.Outbox.Table, Wake: engine.wake, Logger: logger}
 		background.Go(func() { listener.Run(beside) })
 	}
-	if c.Outbox.Retention > 0 && c.Outbox.OnPublished == string(source.Mark) {
+	if c.Outbox.Retention > 0 && c.Outbox.OnPublished == source.Mark {
 		pruner := source.NewPruner(pool, c.Outbox.Schema, c.Outbox.Table, c.Outbox.Retention)
 		background.Go(func() { prunePeriodically(beside, pruner, logger) })
 	}
@@ -151,24 +109,11 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 	}
 	logger.Info("relay runs", "version", version, "schema", c.Outbox.Schema, "table", c.Outbox.Table,
 		"mode", c.Outbox.Mode, "ordering", c.Outbox.Ordering, "workers", c.Outbox.Workers, "batch_size", c.Outbox.BatchSize)
-	background.Go(func() { manager.run(beside, ctx.Done(), loop) })
-	loop.Run(ctx)
+	background.Go(func() { manager.run(beside, ctx.Done(), engine.loop) })
+	engine.loop.Run(ctx)
 	spans.Stop()
 	logger.Info("relay stopped")
 	return nil
-}
-
-// newCopies compiles where copies of dead letters go.
-func newCopies(d config.DeadLetter) (delivery.Copies, error) {
-	template, err := pattern.ParseTemplate(d.Destination)
-	if err != nil {
-		return delivery.Copies{}, fmt.Errorf("failures.dead_letter.destination: %w", err)
-	}
-	copies := delivery.Copies{Sink: d.Sink, Exchange: d.Exchange, Destination: template.Expand}
-	if template.UsesKey() {
-		copies.Template = template.String()
-	}
-	return copies, nil
 }
 
 // newPool makes the pool of connections; it does not dial yet.

@@ -30,7 +30,7 @@ func TestTokenGuardsWhatTellsMore(t *testing.T) {
 		{"s3cret", "/debug/pprof/heap", "", 401},
 		{"s3cret", "/debug/pprof/symbol", "Bearer s3cret", 200},
 	} {
-		server := &admin.Server{Ready: func() bool { return true }, Metrics: metrics, Profiles: true, Token: test.token}
+		server := &admin.Server{Ready: func() bool { return true }, Metrics: metrics, Config: admin.Config{Pprof: true, Token: test.token}}
 		recorder := httptest.NewRecorder()
 		request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, test.path, nil)
 		if test.authorization != "" {
@@ -69,7 +69,7 @@ func TestLiveSaysWhatIsWrong(t *testing.T) {
 // Nothing can be changed over HTTP, with the token or without.
 func TestNothingWrites(t *testing.T) {
 	for _, token := range []string{"", "s3cret"} {
-		server := &admin.Server{Ready: func() bool { return true }, Metrics: http.NotFoundHandler(), Profiles: true, Token: token}
+		server := &admin.Server{Ready: func() bool { return true }, Metrics: http.NotFoundHandler(), Config: admin.Config{Pprof: true, Token: token}}
 		for _, path := range []string{"/livez", "/readyz", "/metrics", "/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/profile", "/debug/pprof/symbol", "/debug/pprof/trace"} {
 			for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
 				recorder := httptest.NewRecorder()
@@ -87,7 +87,7 @@ func TestNothingWrites(t *testing.T) {
 // The command line is no profile: nothing there may be secret, and nobody needs
 // to see it.
 func TestNoCommandLine(t *testing.T) {
-	server := &admin.Server{Ready: func() bool { return true }, Profiles: true}
+	server := &admin.Server{Ready: func() bool { return true }, Config: admin.Config{Pprof: true}}
 	recorder := httptest.NewRecorder()
 	server.Handler().ServeHTTP(recorder, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/debug/pprof/cmdline", nil))
 	if recorder.Code != http.StatusNotFound {

@@ -39,6 +39,7 @@ const (
 
 // Server answers for one relay. Its functions are called concurrently.
 type Server struct {
+	Config Config
 	// Live returns what is wrong when the process should be started anew; nil
 	// counts as a function that never does.
 	Live func() error
@@ -46,14 +47,7 @@ type Server struct {
 	Ready func() bool
 	// Metrics answers /metrics, if there.
 	Metrics http.Handler
-	// Profiles serves /debug/pprof.
-	Profiles bool
-	// Token, unless empty, is asked for by whatever tells more than whether the
-	// relay lives and is ready.
-	Token string
-	// Certificate, if there, makes the listener speak TLS.
-	Certificate *tls.Certificate
-	Logger      *slog.Logger
+	Logger  *slog.Logger
 }
 
 // Handler returns the routes.
@@ -78,7 +72,7 @@ func (s *Server) Handler() http.Handler {
 	if s.Metrics != nil {
 		mux.Handle("GET "+MetricsPath, s.guarded(s.Metrics))
 	}
-	if s.Profiles {
+	if s.Config.Pprof {
 		mux.Handle("GET "+ProfilePath, s.guarded(http.HandlerFunc(pprof.Index)))
 		mux.Handle("GET "+ProfilePath+"profile", s.guarded(http.HandlerFunc(pprof.Profile)))
 		mux.Handle("GET "+ProfilePath+"symbol", s.guarded(http.HandlerFunc(pprof.Symbol)))
@@ -104,10 +98,10 @@ func bounded(next http.Handler) http.Handler {
 
 // guarded asks for the token, if there is one.
 func (s *Server) guarded(next http.Handler) http.Handler {
-	if s.Token == "" {
+	if s.Config.Token == "" {
 		return next
 	}
-	want := sha256.Sum256([]byte(s.Token)) // equal lengths, so that the comparison tells none
+	want := sha256.Sum256([]byte(s.Config.Token)) // equal lengths, so that the comparison tells none
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 		got := sha256.Sum256([]byte(strings.TrimSpace(token)))
@@ -126,12 +120,20 @@ func answer(w http.ResponseWriter, status int, text string) {
 	_, _ = io.WriteString(w, text) // a client that went away needs no answer
 }
 
-// Listen binds the address, so that one that is taken is known at start.
-func Listen(ctx context.Context, address string) (net.Listener, error) {
+// Open binds the address, so that one that is taken is known at start, with TLS
+// where that is configured.
+func (c Config) Open(ctx context.Context) (net.Listener, error) {
+	certificate, err := c.TLS.certificate()
+	if err != nil {
+		return nil, fmt.Errorf("http.tls: %w", err)
+	}
 	var config net.ListenConfig
-	listener, err := config.Listen(ctx, "tcp", address)
+	listener, err := config.Listen(ctx, "tcp", c.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("http.listen: %w; choose another address, or \"\" to turn the listener off", err)
+	}
+	if certificate != nil {
+		listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{*certificate}, MinVersion: tls.VersionTLS12})
 	}
 	return listener, nil
 }
@@ -141,9 +143,6 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) {
 	server := &http.Server{
 		Handler: s.Handler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: headerBytes,
 		ErrorLog: slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug), // what clients do wrong
-	}
-	if s.Certificate != nil {
-		listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{*s.Certificate}, MinVersion: tls.VersionTLS12})
 	}
 	stopped := make(chan struct{})
 	go func() {

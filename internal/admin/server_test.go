@@ -39,7 +39,7 @@ func TestHandler(t *testing.T) {
 }
 
 func TestServeUntilItsContextEnds(t *testing.T) {
-	listener, err := admin.Listen(t.Context(), "127.0.0.1:0")
+	listener, err := (admin.Config{Listen: "127.0.0.1:0"}).Open(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func TestServeUntilItsContextEnds(t *testing.T) {
 	expect(http.StatusOK)
 
 	// The address is taken, which is said at start.
-	if _, err := admin.Listen(t.Context(), listener.Addr().String()); err == nil || !strings.Contains(err.Error(), "http.listen: ") || !strings.Contains(err.Error(), "choose another address") {
+	if _, err := (admin.Config{Listen: listener.Addr().String()}).Open(t.Context()); err == nil || !strings.Contains(err.Error(), "http.listen: ") || !strings.Contains(err.Error(), "choose another address") {
 		t.Errorf("a second listener: %v", err)
 	}
 

@@ -110,7 +110,7 @@ func connect(t *testing.T, server *admin.Server) (client net.Conn, stop func()) 
 // Profiles last as long as they were asked to.
 func TestLongProfileIsNotCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, stop := connect(t, &admin.Server{Ready: func() bool { return true }, Profiles: true, Logger: slog.New(slog.DiscardHandler)})
+		client, stop := connect(t, &admin.Server{Ready: func() bool { return true }, Config: admin.Config{Pprof: true}, Logger: slog.New(slog.DiscardHandler)})
 		if _, err := io.WriteString(client, "GET /debug/pprof/goroutine?seconds=60 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}

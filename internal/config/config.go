@@ -6,6 +6,10 @@ package config
 import (
 	"time"
 
+	"github.com/outboxrelay/relay/internal/admin"
+	"github.com/outboxrelay/relay/internal/delivery"
+	"github.com/outboxrelay/relay/internal/route"
+	"github.com/outboxrelay/relay/internal/source"
 	"github.com/outboxrelay/relay/sinks"
 	"github.com/outboxrelay/relay/sinks/kafka"
 	"github.com/outboxrelay/relay/sinks/rabbitmq"
@@ -13,18 +17,21 @@ import (
 
 // Config is the whole file, with defaults filled in and secrets resolved.
 type Config struct {
-	Database        Database        `yaml:"database"`
-	Outbox          Outbox          `yaml:"outbox"`
-	Inbox           Inbox           `yaml:"inbox"`
-	Sinks           map[string]Sink `yaml:"sinks"`
-	Routes          []Route         `yaml:"routes"`
-	Failures        Failures        `yaml:"failures"`
-	Headers         sinks.Style     `yaml:"headers"`
-	Source          string          `yaml:"source"`
-	HTTP            HTTP            `yaml:"http"`
-	Log             Log             `yaml:"log"`
-	ShutdownTimeout time.Duration   `yaml:"shutdown_timeout"`
+	Database        Database          `yaml:"database"`
+	Outbox          source.Config     `yaml:"outbox"`
+	Inbox           Inbox             `yaml:"inbox"`
+	Sinks           map[string]Sink   `yaml:"sinks"`
+	Routes          []route.Config    `yaml:"routes"`
+	Failures        delivery.Failures `yaml:"failures"`
+	Headers         sinks.Style       `yaml:"headers"`
+	Source          string            `yaml:"source"`
+	HTTP            admin.Config      `yaml:"http"`
+	Log             Log               `yaml:"log"`
+	ShutdownTimeout time.Duration     `yaml:"shutdown_timeout"`
 
+	// table is Routes, and copies Failures.DeadLetter, compiled.
+	table  *route.Table
+	copies delivery.Copies
 	// files holds the *_file that a secret was read from, by the path of the
 	// secret. Loading clears the *_file fields themselves, so that whoever gets
 	// the configuration sees one secret in one place; Print shows them again.
@@ -36,6 +43,12 @@ type Config struct {
 // NamesInbox reports whether the file has a section inbox, be it with nothing
 // but defaults.
 func (c *Config) NamesInbox() bool { return c.namesInbox }
+
+// Table returns the compiled routes of a configuration that was loaded.
+func (c *Config) Table() *route.Table { return c.table }
+
+// Copies returns where copies of dead letters go.
+func (c *Config) Copies() delivery.Copies { return c.copies }
 
 // Database is where the outbox is.
 type Database struct {
@@ -53,21 +66,6 @@ type Database struct {
 	MaxConnections int    `yaml:"max_connections"`
 }
 
-// Outbox is the table and how it is read.
-type Outbox struct {
-	Schema         string        `yaml:"schema"`
-	Table          string        `yaml:"table"`
-	Mode           string        `yaml:"mode"`
-	Ordering       string        `yaml:"ordering"`
-	OnPublished    string        `yaml:"on_published"`
-	Retention      time.Duration `yaml:"retention"`
-	BatchSize      int           `yaml:"batch_size"`
-	Workers        int           `yaml:"workers"`
-	PollInterval   time.Duration `yaml:"poll_interval"`
-	Notify         bool          `yaml:"notify"`
-	PublishTimeout time.Duration `yaml:"publish_timeout"`
-}
-
 // Inbox is the table of the consumers' library, for the commands that migrate
 // and prune it.
 type Inbox struct {
@@ -82,66 +80,15 @@ type Sink struct {
 	RabbitMQ *rabbitmq.Config `yaml:"rabbitmq"`
 }
 
-// Route sends the rows that match to a sink.
-type Route struct {
-	Match Match `yaml:"match"`
-	// Sink names an entry of sinks.
-	Sink string `yaml:"sink"`
-	// Destination is a template of {topic}, {type} and {key}.
-	Destination string `yaml:"destination"`
-	// Exchange overrides the sink's; RabbitMQ only.
-	Exchange string `yaml:"exchange"`
-	// OnFailure overrides failures.policy.
-	OnFailure string `yaml:"on_failure"`
-}
-
-// Match holds globs; an empty one matches everything.
-type Match struct {
-	Topic string `yaml:"topic"`
-	Type  string `yaml:"type"`
-}
-
-// Failures is what happens to a message that the broker refuses.
-type Failures struct {
-	Policy      string     `yaml:"policy"`
-	MaxAttempts int        `yaml:"max_attempts"`
-	Backoff     Backoff    `yaml:"backoff"`
-	DeadLetter  DeadLetter `yaml:"dead_letter"`
-}
-
-// DeadLetter is where a copy of each message is published that a relay moves to
-// the dead letters; an empty Sink turns that off.
-type DeadLetter struct {
-	Sink string `yaml:"sink"`
-	// Destination is a template as in a route.
-	Destination string `yaml:"destination"`
-	Exchange    string `yaml:"exchange"`
-}
-
-// Backoff is the pause between attempts.
-type Backoff struct {
-	Initial    time.Duration `yaml:"initial"`
-	Max        time.Duration `yaml:"max"`
-	Multiplier float64       `yaml:"multiplier"`
-	Jitter     float64       `yaml:"jitter"`
-}
-
-// HTTP is the listener of /livez, /readyz and /metrics; an empty Listen turns
-// it off.
-type HTTP struct {
-	Listen string `yaml:"listen"`
-	// Token, if set, is what /metrics and /debug/pprof ask for as a bearer token.
-	Token     string  `yaml:"token"`
-	TokenFile string  `yaml:"token_file"`
-	TLS       HTTPTLS `yaml:"tls"`
-	// Pprof serves profiles below /debug/pprof.
-	Pprof bool `yaml:"pprof"`
-}
-
-// HTTPTLS makes the listener speak TLS; both files or neither.
-type HTTPTLS struct {
-	CertFile string `yaml:"cert_file"`
-	KeyFile  string `yaml:"key_file"`
+// Broker is what the sink is of; empty unless it is of exactly one.
+func (s Sink) Broker() route.Broker {
+	switch {
+	case s.Kafka != nil && s.RabbitMQ == nil:
+		return route.Kafka
+	case s.RabbitMQ != nil && s.Kafka == nil:
+		return route.RabbitMQ
+	}
+	return ""
 }
 
 // Log is how the relay logs.

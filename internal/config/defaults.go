@@ -5,6 +5,9 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/outboxrelay/relay/internal/admin"
+	"github.com/outboxrelay/relay/internal/delivery"
+	"github.com/outboxrelay/relay/internal/source"
 	"github.com/outboxrelay/relay/sinks"
 	"github.com/outboxrelay/relay/sinks/kafka"
 	"github.com/outboxrelay/relay/sinks/rabbitmq"
@@ -14,35 +17,13 @@ import (
 // complete: it has no sink. Every call returns a value of its own.
 func Default() *Config {
 	return &Config{
-		Database: Database{MaxConnections: 8},
-		Outbox: Outbox{
-			Schema:         "public",
-			Table:          "outbox",
-			Mode:           "poll",
-			Ordering:       "key",
-			OnPublished:    "mark",
-			Retention:      24 * time.Hour,
-			BatchSize:      1000,
-			Workers:        4,
-			PollInterval:   100 * time.Millisecond,
-			Notify:         true,
-			PublishTimeout: 30 * time.Second,
-		},
-		Inbox: Inbox{Schema: "public", Table: "inbox", Retention: 7 * 24 * time.Hour},
-		Failures: Failures{
-			Policy:      "park",
-			MaxAttempts: 5,
-			Backoff: Backoff{
-				Initial:    200 * time.Millisecond,
-				Max:        30 * time.Second,
-				Multiplier: 2,
-				Jitter:     0.2,
-			},
-			DeadLetter: DeadLetter{Destination: "dead.{topic}"},
-		},
+		Database:        Database{MaxConnections: 8},
+		Outbox:          source.Defaults(),
+		Inbox:           Inbox{Schema: "public", Table: "inbox", Retention: 7 * 24 * time.Hour},
+		Failures:        delivery.Defaults(),
 		Headers:         sinks.StylePlain,
 		Source:          "/outbox",
-		HTTP:            HTTP{Listen: "127.0.0.1:9464"},
+		HTTP:            admin.Defaults(),
 		Log:             Log{Level: "info", Format: "auto"},
 		ShutdownTimeout: 30 * time.Second,
 	}

@@ -10,6 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/outboxrelay/relay/internal/admin"
+	"github.com/outboxrelay/relay/internal/delivery"
+	"github.com/outboxrelay/relay/internal/route"
+	"github.com/outboxrelay/relay/internal/source"
 	"github.com/outboxrelay/relay/sinks"
 	"github.com/outboxrelay/relay/sinks/kafka"
 	"github.com/outboxrelay/relay/sinks/rabbitmq"
@@ -94,24 +98,24 @@ func TestDefaultsOfTheContract(t *testing.T) {
 	kafkaSink.Brokers, rabbitSink.URL = []string{"a:1"}, "amqp://h/"
 	want := &Config{
 		Database: Database{URL: "postgres://h/d", MaxConnections: 8},
-		Outbox: Outbox{
+		Outbox: source.Config{
 			Schema: "public", Table: "outbox", Mode: "poll", Ordering: "key", OnPublished: "mark", Retention: 24 * time.Hour,
 			BatchSize: 1000, Workers: 4, PollInterval: 100 * time.Millisecond, Notify: true, PublishTimeout: 30 * time.Second,
 		},
 		Inbox: Inbox{Schema: "public", Table: "inbox", Retention: 168 * time.Hour},
 		Sinks: map[string]Sink{"main": {Kafka: &kafkaSink}, "mail": {RabbitMQ: &rabbitSink}},
-		Routes: []Route{
-			{Match: Match{"a", "*"}, Sink: "mail", Destination: "{topic}", OnFailure: "park"},
-			{Match: Match{"*", "*"}, Sink: "main", Destination: "{topic}", OnFailure: "park"},
+		Routes: []route.Config{
+			{Match: route.Match{Topic: "a", Type: "*"}, Sink: "mail", Destination: "{topic}", OnFailure: "park"},
+			{Match: route.Match{Topic: "*", Type: "*"}, Sink: "main", Destination: "{topic}", OnFailure: "park"},
 		},
-		Failures: Failures{
+		Failures: delivery.Failures{
 			Policy: "park", MaxAttempts: 5,
-			Backoff:    Backoff{Initial: 200 * time.Millisecond, Max: 30 * time.Second, Multiplier: 2, Jitter: 0.2},
-			DeadLetter: DeadLetter{Destination: "dead.{topic}"},
+			Backoff:    delivery.Backoff{Initial: 200 * time.Millisecond, Max: 30 * time.Second, Multiplier: 2, Jitter: 0.2},
+			DeadLetter: delivery.DeadLetterCopy{Destination: "dead.{topic}"},
 		},
-		Headers: sinks.StylePlain, Source: "/outbox", HTTP: HTTP{Listen: "127.0.0.1:9464"},
+		Headers: sinks.StylePlain, Source: "/outbox", HTTP: admin.Config{Listen: "127.0.0.1:9464"},
 		Log: Log{Level: "info", Format: "auto"}, ShutdownTimeout: 30 * time.Second,
-		files: map[string]string{},
+		table: got.table, files: map[string]string{},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/outboxrelay/relay/internal/setting"
 )
 
 // Print writes the configuration as YAML: every key in the order of the
@@ -29,7 +31,7 @@ func (c *Config) Print(w io.Writer) error {
 
 func (c *Config) node(path string, value reflect.Value) (*yaml.Node, error) {
 	if duration, ok := reflect.TypeAssert[time.Duration](value); ok {
-		return stringNode(formatDuration(duration)), nil
+		return stringNode(setting.Format(duration)), nil
 	}
 	switch value.Kind() {
 	case reflect.Struct:
@@ -116,16 +118,4 @@ func wordNode(text string) *yaml.Node {
 		node.SetString(text)
 	}
 	return node
-}
-
-// formatDuration writes a duration as people do: 24h instead of 24h0m0s.
-func formatDuration(duration time.Duration) string {
-	text := duration.String()
-	if strings.HasSuffix(text, "m0s") {
-		text = strings.TrimSuffix(text, "0s")
-	}
-	if strings.HasSuffix(text, "h0m") {
-		text = strings.TrimSuffix(text, "0m")
-	}
-	return text
 }

@@ -47,12 +47,3 @@ func editDistance(a, b string) int {
 	}
 	return row[len(b)]
 }
-
-// enumerate lists words for an error.
-func enumerate(words []string) string {
-	last := len(words) - 1
-	if last < 1 {
-		return strings.Join(words, "")
-	}
-	return strings.Join(words[:last], ", ") + " or " + words[last]
-}

@@ -6,14 +6,6 @@ import (
 	"time"
 )
 
-// Backoff is the pause before an attempt is repeated.
-type Backoff struct {
-	Initial, Max time.Duration
-	Multiplier   float64
-	// Jitter is the share by which a pause is longer or shorter at random.
-	Jitter float64
-}
-
 // pause returns how long to wait after so many failures in a row, from 1.
 func (b Backoff) pause(failures int) time.Duration {
 	pause := b.mean(failures)

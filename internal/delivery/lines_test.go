@@ -14,7 +14,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
-	"github.com/outboxrelay/relay/internal/config"
+	"github.com/outboxrelay/relay/internal/route"
 	"github.com/outboxrelay/relay/internal/tracing"
 	"github.com/outboxrelay/relay/sinks"
 )
@@ -141,7 +141,7 @@ func TestNoLineCosts(t *testing.T) {
 	}
 	main := &broker{}
 	l := New(Options{
-		Source: table, Sinks: map[string]sinks.Publisher{"main": main}, Routes: compile(t, config.Route{Sink: "main"}),
+		Source: table, Sinks: map[string]sinks.Publisher{"main": main}, Routes: compile(t, route.Config{Sink: "main"}),
 		Workers: 1, Failures: Failures{Backoff: steady}, Logger: slog.New(slog.DiscardHandler),
 	})
 	batch, err := table.Claim(t.Context(), l.exclusion)

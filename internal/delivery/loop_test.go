@@ -12,10 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/outboxrelay/relay/internal/config"
 	"github.com/outboxrelay/relay/internal/route"
 	"github.com/outboxrelay/relay/sinks"
-	"github.com/outboxrelay/relay/sinks/kafka"
 )
 
 // relay is a loop on a table in memory and on scripted brokers, in a bubble of
@@ -40,7 +38,7 @@ func start(t *testing.T, table *table, change func(o *Options, r *relay)) *relay
 		Workers: 2, PollInterval: 100 * time.Millisecond, PublishTimeout: 30 * time.Second,
 		Failures: Failures{Policy: Park, MaxAttempts: 5, Backoff: steady}, ShutdownTimeout: 10 * time.Second, Logger: slog.New(r.journal),
 	}
-	options.Routes = compile(t, config.Route{Sink: "main"})
+	options.Routes = compile(t, route.Config{Sink: "main"})
 	if change != nil {
 		change(&options, r)
 	}
@@ -67,16 +65,16 @@ func withMail(t *testing.T) func(*Options, *relay) {
 		r.mail = &broker{}
 		o.Sinks["mail"] = r.mail
 		o.Routes = compile(t,
-			config.Route{Match: config.Match{Topic: "mail.*"}, Sink: "mail"},
-			config.Route{Match: config.Match{Topic: "*"}, Sink: "main"})
+			route.Config{Match: route.Match{Topic: "mail.*"}, Sink: "mail"},
+			route.Config{Match: route.Match{Topic: "*"}, Sink: "main"})
 	}
 }
 
-func compile(t *testing.T, routes ...config.Route) *route.Table {
+func compile(t *testing.T, routes ...route.Config) *route.Table {
 	t.Helper()
-	names := map[string]config.Sink{}
+	names := map[string]route.Broker{}
 	for _, r := range routes {
-		names[r.Sink] = config.Sink{Kafka: &kafka.Config{}}
+		names[r.Sink] = route.Kafka
 	}
 	compiled, err := route.Compile(routes, names)
 	if err != nil {
@@ -209,7 +207,7 @@ func TestRowWithoutRouteHoldsBackItsTopic(t *testing.T) {
 		table := newTable(100)
 		lost, there := table.insert("lost", "k"), table.insert("there", "k")
 		r := start(t, table, func(o *Options, _ *relay) {
-			o.Routes = compile(t, config.Route{Match: config.Match{Topic: "there"}, Sink: "main"})
+			o.Routes = compile(t, route.Config{Match: route.Match{Topic: "there"}, Sink: "main"})
 		})
 		time.Sleep(time.Second)
 		expect(t, "published", r.main.got(), of(there))
@@ -228,7 +226,7 @@ func TestImpossibleDestinationHoldsBackItsKey(t *testing.T) {
 		behind := table.insert("orders", "not a Kafka topic!")
 		good := table.insert("orders", "good")
 		r := start(t, table, func(o *Options, _ *relay) {
-			o.Routes = compile(t, config.Route{Sink: "main", Destination: "{key}"})
+			o.Routes = compile(t, route.Config{Sink: "main", Destination: "{key}"})
 		})
 		time.Sleep(time.Second)
 		expect(t, "published", r.main.got(), of(1, good))

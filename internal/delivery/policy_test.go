@@ -7,7 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/outboxrelay/relay/internal/config"
+	"github.com/outboxrelay/relay/internal/route"
 	"github.com/outboxrelay/relay/internal/source"
 	"github.com/outboxrelay/relay/sinks"
 )
@@ -35,7 +35,7 @@ func TestPolicies(t *testing.T) {
 				a1, bad, a3, b := table.insert("orders", "a"), table.insert("orders", "a"), table.insert("orders", "a"), table.insert("orders", "b")
 				r := start(t, table, func(o *Options, r *relay) {
 					o.Failures.Policy, o.Failures.MaxAttempts = test.policy, 3
-					o.Routes = compile(t, config.Route{Sink: "main", OnFailure: string(test.onFailure)})
+					o.Routes = compile(t, route.Config{Sink: "main", OnFailure: test.onFailure})
 					r.main.refuse = refuseIDs(test.err, bad)
 				})
 				time.Sleep(3 * time.Second)
@@ -105,8 +105,8 @@ func TestDestinationIsTriedByOneBatch(t *testing.T) {
 		there := table.insert("there", "k")
 		r := start(t, table, func(o *Options, r *relay) {
 			o.Workers = 4
-			o.Routes = compile(t, config.Route{Match: config.Match{Topic: "missing*", Type: "*"}, Sink: "main", Destination: "nowhere"},
-				config.Route{Match: config.Match{Topic: "*", Type: "*"}, Sink: "main"})
+			o.Routes = compile(t, route.Config{Match: route.Match{Topic: "missing*", Type: "*"}, Sink: "main", Destination: "nowhere"},
+				route.Config{Match: route.Match{Topic: "*", Type: "*"}, Sink: "main"})
 			r.main.delay = 50 * time.Millisecond
 			r.main.refuse = func(m sinks.Message) error {
 				if m.Destination == "nowhere" {

@@ -16,6 +16,7 @@ import (
 	"github.com/outboxrelay/relay/internal/config"
 	"github.com/outboxrelay/relay/internal/inspect"
 	"github.com/outboxrelay/relay/internal/pgtest"
+	"github.com/outboxrelay/relay/internal/route"
 )
 
 // settings are a relay's that connects as the role, empty for the superuser.
@@ -235,7 +236,7 @@ func TestGrants(t *testing.T) {
 			name:   "no delete with a route that skips",
 			grants: `GRANT SELECT, UPDATE ON outbox TO ROLE` + failures,
 			change: func(c *config.Config) {
-				c.Outbox.Retention, c.Routes = 0, []config.Route{{Sink: "main", OnFailure: "skip"}}
+				c.Outbox.Retention, c.Routes = 0, []route.Config{{Sink: "main", OnFailure: "skip"}}
 			},
 			errors: []string{`grants on "public"."outbox": missing: DELETE -> GRANT DELETE`},
 		},

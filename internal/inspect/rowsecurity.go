@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outboxrelay/relay/internal/config"
+	"github.com/outboxrelay/relay/internal/route"
 	"github.com/outboxrelay/relay/internal/source"
 )
 
@@ -158,10 +159,10 @@ func judge(policies []policy, privilege string) view {
 
 // deletes reports whether the configuration makes the relay delete rows.
 func deletes(c *config.Config) bool {
-	policies := []string{c.Failures.Policy}
-	for _, route := range c.Routes {
-		policies = append(policies, route.OnFailure)
+	policies := []route.Policy{c.Failures.Policy}
+	for _, r := range c.Routes {
+		policies = append(policies, r.OnFailure)
 	}
-	return c.Outbox.OnPublished == string(source.Delete) || c.Outbox.Retention > 0 ||
-		slices.Contains(policies, "dead_letter") || slices.Contains(policies, "skip")
+	return c.Outbox.OnPublished == source.Delete || c.Outbox.Retention > 0 ||
+		slices.Contains(policies, route.DeadLetter) || slices.Contains(policies, route.Skip)
 }

@@ -5,12 +5,9 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/outboxrelay/relay/internal/config"
 	"github.com/outboxrelay/relay/internal/inspect"
 	"github.com/outboxrelay/relay/internal/route"
 	"github.com/outboxrelay/relay/sinks"
-	"github.com/outboxrelay/relay/sinks/kafka"
-	"github.com/outboxrelay/relay/sinks/rabbitmq"
 )
 
 // place is a sink with some destinations; what the real ones answer is tested
@@ -29,16 +26,16 @@ func (p *place) Verify(_ context.Context, d sinks.Destination) error {
 	return p.missing[d]
 }
 
-func compile(t *testing.T, routes ...config.Route) *route.Table {
+func compile(t *testing.T, routes ...route.Config) *route.Table {
 	t.Helper()
-	table, err := route.Compile(routes, map[string]config.Sink{"main": {Kafka: &kafka.Config{}}, "mail": {RabbitMQ: &rabbitmq.Config{}}})
+	table, err := route.Compile(routes, map[string]route.Broker{"main": route.Kafka, "mail": route.RabbitMQ})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return table
 }
 
-func match(topic string) config.Match { return config.Match{Topic: topic} }
+func match(topic string) route.Match { return route.Match{Topic: topic} }
 
 func TestSinksVerifyWhatRoutesAndRowsLeadTo(t *testing.T) {
 	noTopic := &sinks.Error{Scope: sinks.ScopeDestination, Reason: "unknown_topic", Err: errors.New("no such topic")}
@@ -46,9 +43,9 @@ func TestSinksVerifyWhatRoutesAndRowsLeadTo(t *testing.T) {
 	main := &place{missing: map[sinks.Destination]error{{Name: "audit"}: noTopic, {Name: "orders"}: lost}}
 	mail := &place{}
 	routes := compile(t,
-		config.Route{Match: match("mail.*"), Sink: "mail", Exchange: "notifications", Destination: "all-mail"},
-		config.Route{Match: match("audit"), Sink: "main"},
-		config.Route{Match: match("o*"), Sink: "main"},
+		route.Config{Match: match("mail.*"), Sink: "mail", Exchange: "notifications", Destination: "all-mail"},
+		route.Config{Match: match("audit"), Sink: "main"},
+		route.Config{Match: match("o*"), Sink: "main"},
 	)
 	findings := inspect.Sinks(t.Context(), map[string]sinks.Publisher{"main": main, "mail": mail}, routes, []string{"orders", "mail.a", "nowhere"})
 	expect(t, findings, inspect.OK, "sink mail: reached", "sink main: reached", "destination all-mail of exchange notifications of sink mail: exists")
@@ -71,14 +68,14 @@ func TestRemedyIsSaidOnce(t *testing.T) {
 	} {
 		missing := &sinks.Error{Scope: sinks.ScopeDestination, Reason: "test", Err: errors.New(message)}
 		main := &place{missing: map[sinks.Destination]error{{Name: "audit"}: missing}}
-		routes := compile(t, config.Route{Match: match("audit"), Sink: "main"})
+		routes := compile(t, route.Config{Match: match("audit"), Sink: "main"})
 		expect(t, inspect.Sinks(t.Context(), map[string]sinks.Publisher{"main": main}, routes, nil), inspect.Error, audit+want)
 	}
 }
 
 func TestSinksThatAreAwayAreNotAskedFurther(t *testing.T) {
 	main, mail := &place{away: errors.New("connection refused")}, &place{}
-	routes := compile(t, config.Route{Match: match("audit"), Sink: "main"}, config.Route{Match: match("bell"), Sink: "mail"})
+	routes := compile(t, route.Config{Match: match("audit"), Sink: "main"}, route.Config{Match: match("bell"), Sink: "mail"})
 	findings := inspect.Sinks(t.Context(), map[string]sinks.Publisher{"main": main, "mail": mail}, routes, nil)
 	expect(t, findings, inspect.Error, "sink main: connection refused -> check the sink's address and credentials, and that the broker runs")
 	expect(t, findings, inspect.OK, "sink mail: reached", "destination bell of sink mail: exists")

@@ -54,9 +54,9 @@ const (
 	never  = "false"
 )
 
-// SQL returns Match as a boolean expression of two columns, which are
-// of type text and never null. It holds constants only, and means the same in
-// every database. What is selected by every claim is cheap: equality for plain
+// SQL returns Match as a boolean expression of two columns, which are of type
+// text and never null. It holds constants only, and means the same in every
+// database. What is selected by every claim is cheap: equality for plain
 // topics, LIKE for mail.* (see [pattern.Glob.SQL]).
 func (f Filter) SQL(topicColumn, typeColumn string) string {
 	selected := never

@@ -1,10 +1,8 @@
 package route
 
 import (
-	"errors"
 	"fmt"
 
-	"github.com/outboxrelay/relay/internal/config"
 	"github.com/outboxrelay/relay/internal/route/pattern"
 	"github.com/outboxrelay/relay/sinks"
 )
@@ -15,46 +13,10 @@ type Route struct {
 	sink        string
 	isKafka     bool
 	exchange    string
-	onFailure   string
+	onFailure   Policy
 	topic, typ  *pattern.Glob
 	destination *pattern.Template
 	usesKey     bool
-}
-
-// defaultDestination is the template of a route that has none.
-const defaultDestination = "{topic}"
-
-func compileRoute(index int, settings config.Route, sinks map[string]config.Sink) (*Route, error) {
-	sink, ok := sinks[settings.Sink]
-	if !ok {
-		return nil, fmt.Errorf("sink: %q is not one of the sinks", settings.Sink)
-	}
-	route := &Route{
-		index:     index,
-		sink:      settings.Sink,
-		isKafka:   sink.Kafka != nil,
-		exchange:  settings.Exchange,
-		onFailure: settings.OnFailure,
-	}
-	if route.isKafka && route.exchange != "" {
-		return nil, errors.New("exchange: is for RabbitMQ only")
-	}
-	var err error
-	if route.topic, err = pattern.ParseGlob(settings.Match.Topic); err != nil {
-		return nil, fmt.Errorf("match.topic: %w", err)
-	}
-	if route.typ, err = pattern.ParseGlob(settings.Match.Type); err != nil {
-		return nil, fmt.Errorf("match.type: %w", err)
-	}
-	template := settings.Destination
-	if template == "" {
-		template = defaultDestination
-	}
-	if route.destination, err = pattern.ParseTemplate(template); err != nil {
-		return nil, fmt.Errorf("destination: %w", err)
-	}
-	route.usesKey = route.destination.UsesKey()
-	return route, nil
 }
 
 // Index is the route's place in the configuration, from 0.
@@ -67,7 +29,7 @@ func (r *Route) Sink() string { return r.sink }
 func (r *Route) Exchange() string { return r.exchange }
 
 // OnFailure is the route's failure policy; empty means the general one.
-func (r *Route) OnFailure() string { return r.onFailure }
+func (r *Route) OnFailure() Policy { return r.onFailure }
 
 // Template is the destination as it was written, {topic} by default.
 func (r *Route) Template() string { return r.destination.String() }

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/outboxrelay/relay/internal/config"
 	"github.com/outboxrelay/relay/internal/route/pattern"
 	"github.com/outboxrelay/relay/sinks"
 )
@@ -43,31 +42,6 @@ type resolved struct {
 // cacheSize bounds the cache against an application that makes up topics or
 // types without end.
 const cacheSize = 8192
-
-// Compile makes a table of the configuration's routes and sinks. Without
-// routes the sole sink takes every row under its topic's name. What is wrong
-// with a route was found when the configuration was loaded; here it is an
-// error as well.
-func Compile(routes []config.Route, sinks map[string]config.Sink) (*Table, error) {
-	table := &Table{cache: map[cacheKey]resolved{}}
-	if len(routes) == 0 {
-		if len(sinks) != 1 {
-			return nil, fmt.Errorf("routes: %d sinks and no routes; without routes there must be one sink", len(sinks))
-		}
-		for name := range sinks {
-			routes = []config.Route{{Sink: name}}
-		}
-	}
-	for i, settings := range routes {
-		route, err := compileRoute(i, settings, sinks)
-		if err != nil {
-			return nil, fmt.Errorf("routes[%d].%w", i, err)
-		}
-		table.routes = append(table.routes, route)
-		table.usesType = table.usesType || route.DependsOnType() || !route.typ.MatchesAll()
-	}
-	return table, nil
-}
 
 // Routes returns the routes in the order in which they are tried. Without
 // routes in the configuration it is one that matches everything. The slice

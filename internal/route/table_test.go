@@ -4,18 +4,15 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/outboxrelay/relay/internal/config"
 	"github.com/outboxrelay/relay/sinks"
-	"github.com/outboxrelay/relay/sinks/kafka"
-	"github.com/outboxrelay/relay/sinks/rabbitmq"
 )
 
-var bothSinks = map[string]config.Sink{
-	"main": {Kafka: &kafka.Config{}},
-	"mail": {RabbitMQ: &rabbitmq.Config{}},
+var bothSinks = map[string]Broker{
+	"main": Kafka,
+	"mail": RabbitMQ,
 }
 
-func compile(t *testing.T, routes []config.Route, sinks map[string]config.Sink) *Table {
+func compile(t *testing.T, routes []Config, sinks map[string]Broker) *Table {
 	t.Helper()
 	table, err := Compile(routes, sinks)
 	if err != nil {
@@ -25,13 +22,13 @@ func compile(t *testing.T, routes []config.Route, sinks map[string]config.Sink) 
 }
 
 func TestResolve(t *testing.T) {
-	table := compile(t, []config.Route{
-		{Match: config.Match{Topic: "mail.*"}, Sink: "mail", Exchange: "notifications"},
-		{Match: config.Match{Topic: "audit", Type: "*Failed"}, Sink: "main", Destination: "audit.failures"},
-		{Match: config.Match{Topic: "audit"}, Sink: "main", Destination: "audit.{type}"},
-		{Match: config.Match{Topic: "tenant"}, Sink: "main", Destination: "tenant-{key}"},
-		{Match: config.Match{Topic: "bare"}, Sink: "mail", Destination: "{key}"},
-		{Match: config.Match{Topic: "[!x]*"}, Sink: "main"},
+	table := compile(t, []Config{
+		{Match: Match{Topic: "mail.*"}, Sink: "mail", Exchange: "notifications"},
+		{Match: Match{Topic: "audit", Type: "*Failed"}, Sink: "main", Destination: "audit.failures"},
+		{Match: Match{Topic: "audit"}, Sink: "main", Destination: "audit.{type}"},
+		{Match: Match{Topic: "tenant"}, Sink: "main", Destination: "tenant-{key}"},
+		{Match: Match{Topic: "bare"}, Sink: "mail", Destination: "{key}"},
+		{Match: Match{Topic: "[!x]*"}, Sink: "main"},
 	}, bothSinks)
 	for _, test := range []struct {
 		topic, typ, key string
@@ -94,7 +91,7 @@ func indexOf(route *Route) int {
 }
 
 func TestSoleSinkTakesEverything(t *testing.T) {
-	table := compile(t, nil, map[string]config.Sink{"only": {Kafka: &kafka.Config{}}})
+	table := compile(t, nil, map[string]Broker{"only": Kafka})
 	target, err := table.Resolve("orders.placed", "", nil)
 	if err != nil || target.Destination != "orders.placed" || target.Route.Sink() != "only" || len(table.Routes()) != 1 {
 		t.Fatalf("%+v, %v", target, err)
@@ -105,7 +102,7 @@ func TestSoleSinkTakesEverything(t *testing.T) {
 }
 
 func TestResolveKeepsNothingOfTheRow(t *testing.T) {
-	table := compile(t, nil, map[string]config.Sink{"only": {Kafka: &kafka.Config{}}})
+	table := compile(t, nil, map[string]Broker{"only": Kafka})
 	for i := range cacheSize + 10 {
 		topic := strings.Repeat("t", i%200+1) + string(rune('a'+i%26))
 		if _, err := table.Resolve(topic, "", nil); err != nil {
@@ -118,9 +115,9 @@ func TestResolveKeepsNothingOfTheRow(t *testing.T) {
 }
 
 func TestResolveDoesNotAllocate(t *testing.T) {
-	table := compile(t, []config.Route{
-		{Match: config.Match{Topic: "mail.*", Type: "*d"}, Sink: "mail", Destination: "{type}"},
-		{Match: config.Match{Topic: "*"}, Sink: "main"},
+	table := compile(t, []Config{
+		{Match: Match{Topic: "mail.*", Type: "*d"}, Sink: "mail", Destination: "{type}"},
+		{Match: Match{Topic: "*"}, Sink: "main"},
 	}, bothSinks)
 	for _, topic := range []string{"mail.a", "orders"} {
 		allocations := testing.AllocsPerRun(100, func() {
@@ -136,19 +133,19 @@ func TestResolveDoesNotAllocate(t *testing.T) {
 
 func TestDependencies(t *testing.T) {
 	for _, test := range []struct {
-		route           config.Route
+		route           Config
 		topic, typ, key bool
 		fixed           string
 		topicRE, typeRE string
 	}{
-		{route: config.Route{Match: config.Match{Topic: "a.b"}}, topic: true, fixed: "a.b", topicRE: `(?s)^a\.b$`, typeRE: `(?s)^.*$`},
-		{route: config.Route{Match: config.Match{Topic: "a*"}}, topic: true, topicRE: `(?s)^a.*$`, typeRE: `(?s)^.*$`},
-		{route: config.Route{Match: config.Match{Type: "X"}, Destination: "all.{type}"}, typ: true, fixed: "all.X", topicRE: `(?s)^.*$`, typeRE: `(?s)^X$`},
-		{route: config.Route{Destination: "all"}, fixed: "all", topicRE: `(?s)^.*$`, typeRE: `(?s)^.*$`},
-		{route: config.Route{Destination: "all.{key}"}, key: true, topicRE: `(?s)^.*$`, typeRE: `(?s)^.*$`},
+		{route: Config{Match: Match{Topic: "a.b"}}, topic: true, fixed: "a.b", topicRE: `(?s)^a\.b$`, typeRE: `(?s)^.*$`},
+		{route: Config{Match: Match{Topic: "a*"}}, topic: true, topicRE: `(?s)^a.*$`, typeRE: `(?s)^.*$`},
+		{route: Config{Match: Match{Type: "X"}, Destination: "all.{type}"}, typ: true, fixed: "all.X", topicRE: `(?s)^.*$`, typeRE: `(?s)^X$`},
+		{route: Config{Destination: "all"}, fixed: "all", topicRE: `(?s)^.*$`, typeRE: `(?s)^.*$`},
+		{route: Config{Destination: "all.{key}"}, key: true, topicRE: `(?s)^.*$`, typeRE: `(?s)^.*$`},
 	} {
 		test.route.Sink = "main"
-		route := compile(t, []config.Route{test.route}, bothSinks).Routes()[0]
+		route := compile(t, []Config{test.route}, bothSinks).Routes()[0]
 		fixed, ok := route.Fixed()
 		if route.DependsOnTopic() != test.topic || route.DependsOnType() != test.typ || route.DependsOnKey() != test.key ||
 			fixed != test.fixed || ok != (test.fixed != "") || route.TopicPattern() != test.topicRE || route.TypePattern() != test.typeRE {
@@ -157,24 +154,36 @@ func TestDependencies(t *testing.T) {
 	}
 }
 
-func TestCompileErrors(t *testing.T) {
-	for want, route := range map[string]config.Route{
-		`routes[0].sink: "nowhere" is not one of the sinks`: {Sink: "nowhere"},
-		`routes[0].exchange: is for RabbitMQ only`:          {Sink: "main", Exchange: "x"},
-		`routes[0].match.topic: [ has no matching ]`:        {Sink: "main", Match: config.Match{Topic: "[a"}},
-		`routes[0].match.type: a pattern must not end`:      {Sink: "main", Match: config.Match{Type: `a\`}},
-		`routes[0].destination: unknown placeholder`:        {Sink: "main", Destination: "{tpoic}"},
-	} {
-		if _, err := Compile([]config.Route{route}, bothSinks); err == nil || !strings.HasPrefix(err.Error(), want) {
-			t.Errorf("got %v, want %s", err, want)
-		}
+func TestCompileFindsEveryMistake(t *testing.T) {
+	_, err := Compile([]Config{
+		{Sink: "nowhere", Destination: "{tpoic}", Match: Match{Topic: "[a", Type: `a\`}},
+		{Sink: "main", Exchange: "x", OnFailure: "retry"},
+		{Sink: "main", Destination: "a b {key}", Match: Match{Topic: "b"}},
+		{Sink: "mail", Exchange: strings.Repeat("x", 256), Destination: strings.Repeat("x", 256)},
+	}, bothSinks)
+	if err == nil {
+		t.Fatal("compiled")
+	}
+	const want = `routes[0].sink: "nowhere" is not one of the sinks: mail, main
+routes[0].destination: "{tpoic}": unknown placeholder; known are {topic}, {type} and {key}
+routes[0].match.topic: "[a": [ has no matching ]; write \[ for a bracket
+routes[0].match.type: "a\\": a pattern must not end with \; write \\ for a backslash
+routes[1].exchange: is for RabbitMQ only, and main is a Kafka sink; remove it
+routes[1].on_failure: "retry" is not allowed; it must be park, dead_letter or skip
+routes[2].destination: "a b {key}" has a character that Kafka does not allow (letters, digits, '.', '_' and '-' are)
+routes[2]: never matches: routes[1] takes all of its rows; the first match wins, so put the narrower route first
+routes[3].exchange: is longer than the 255 bytes that AMQP allows
+routes[3].destination: "xxx… is longer than the 255 bytes that AMQP allows
+routes[3]: never matches: routes[1] takes all of its rows; the first match wins, so put the narrower route first`
+	if got := strings.ReplaceAll(err.Error(), strings.Repeat("x", 256)+`"`, "xxx…"); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 
 func BenchmarkResolve(b *testing.B) {
-	table, err := Compile([]config.Route{
-		{Match: config.Match{Topic: "mail.*"}, Sink: "mail"},
-		{Match: config.Match{Topic: "*"}, Sink: "main"},
+	table, err := Compile([]Config{
+		{Match: Match{Topic: "mail.*"}, Sink: "mail"},
+		{Match: Match{Topic: "*"}, Sink: "main"},
 	}, bothSinks)
 	if err != nil {
 		b.Fatal(err)
