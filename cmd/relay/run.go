@@ -16,6 +16,7 @@ import (
 	"github.com/outboxrelay/relay/internal/config"
 	"github.com/outboxrelay/relay/internal/delivery"
 	"github.com/outboxrelay/relay/internal/source"
+	"github.com/outboxrelay/relay/internal/systemd"
 	"github.com/outboxrelay/relay/internal/tracing/otlp"
 )
 
@@ -65,9 +66,9 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 	defer spans.Stop()
 	registry := prometheus.NewRegistry()
 	meter := newMeter(registry, c)
-	manager := newNotifier(os.Getenv, c.ShutdownTimeout, logger)
+	manager := systemd.New(os.Getenv, c.ShutdownTimeout, logger)
 	engine := newEngine(c, pool, publishers, delivery.Options{
-		Logger: logger, Observer: manager.observe(meter), Tracer: newTracer(spans, c, pool.Config().ConnConfig),
+		Logger: logger, Observer: manager.Observe(meter), Tracer: newTracer(spans, c, pool.Config().ConnConfig),
 	})
 
 	var background sync.WaitGroup
@@ -109,7 +110,7 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 	}
 	logger.Info("relay runs", "version", version, "schema", c.Outbox.Schema, "table", c.Outbox.Table,
 		"mode", c.Outbox.Mode, "ordering", c.Outbox.Ordering, "workers", c.Outbox.Workers, "batch_size", c.Outbox.BatchSize)
-	background.Go(func() { manager.run(beside, ctx.Done(), engine.loop) })
+	background.Go(func() { manager.Run(beside, ctx.Done(), engine.loop) })
 	engine.loop.Run(ctx)
 	spans.Stop()
 	logger.Info("relay stopped")

@@ -1,4 +1,6 @@
-package main
+// Package systemd reports to the service manager, which is systemd or behaves
+// like it, how the relay fares.
+package systemd
 
 import (
 	"context"
@@ -22,10 +24,9 @@ const (
 	closingMargin = 30 * time.Second
 )
 
-// notifier tells the service manager, which is systemd or behaves like it, how
-// the relay fares, in the datagrams of sd_notify(3). A nil notifier tells
+// Notifier reports in the datagrams of sd_notify(3). A nil Notifier reports to
 // nobody.
-type notifier struct {
+type Notifier struct {
 	address *net.UnixAddr
 	// watchdog is how often the manager wants to hear that the relay lives; zero
 	// when it does not.
@@ -38,9 +39,9 @@ type notifier struct {
 	silent bool
 }
 
-// newNotifier reads what the service manager put into the environment. Without
-// NOTIFY_SOCKET it returns nil.
-func newNotifier(environment func(string) string, shutdownTimeout time.Duration, logger *slog.Logger) *notifier {
+// New reads what the service manager put into the environment. Without
+// NOTIFY_SOCKET it returns nil. The timeout is that of the relay's stop.
+func New(environment func(string) string, shutdownTimeout time.Duration, logger *slog.Logger) *Notifier {
 	socket := environment("NOTIFY_SOCKET")
 	if socket == "" {
 		return nil
@@ -49,7 +50,7 @@ func newNotifier(environment func(string) string, shutdownTimeout time.Duration,
 		logger.Warn("the service manager is not told how the relay fares: NOTIFY_SOCKET names no Unix socket", "socket", socket)
 		return nil
 	}
-	n := &notifier{
+	n := &Notifier{
 		// Go reads a leading @ as the mark of an abstract address, as systemd does.
 		address:   &net.UnixAddr{Name: socket, Net: "unixgram"},
 		stopBound: shutdownTimeout + closingMargin,
@@ -80,25 +81,27 @@ func watchdogInterval(environment func(string) string) (time.Duration, error) {
 	return interval, nil
 }
 
-// observe returns an observer that passes everything on to next and learns from
+// Observe returns an observer that passes everything on to next and learns from
 // it how the relay fares.
-func (n *notifier) observe(next delivery.Observer) delivery.Observer {
+func (n *Notifier) Observe(next delivery.Observer) delivery.Observer {
 	if n == nil {
 		return next
 	}
 	return observed{next, n.condition}
 }
 
-// loopHealth is what of a loop the service manager is told.
-type loopHealth interface {
+// Loop is what of a loop is reported.
+type Loop interface {
+	// Live returns what is wrong when the process is stuck.
 	Live() error
+	// Ready reports whether the database was reached.
 	Ready() bool
 }
 
-// run tells until ctx ends: that the relay is ready, once it is; its condition,
+// Run reports until ctx ends: that the relay is ready, once it is; its condition,
 // whenever that changes; that it stops, when stopping is closed; and twice in
 // each interval of the watchdog that it lives, for as long as the loop does.
-func (n *notifier) run(ctx context.Context, stopping <-chan struct{}, loop loopHealth) {
+func (n *Notifier) Run(ctx context.Context, stopping <-chan struct{}, loop Loop) {
 	if n == nil {
 		return
 	}
@@ -151,7 +154,7 @@ func (n *notifier) run(ctx context.Context, stopping <-chan struct{}, loop loopH
 }
 
 // send sends one datagram. That a manager cannot be told is no reason to stop.
-func (n *notifier) send(lines ...string) {
+func (n *Notifier) send(lines ...string) {
 	err := n.write(strings.Join(lines, "\n"))
 	if err != nil && !n.silent {
 		n.logger.Warn("the service manager cannot be told how the relay fares", "socket", n.address.Name, "error", err)
@@ -160,7 +163,7 @@ func (n *notifier) send(lines ...string) {
 }
 
 // write dials anew each time, so that a manager that was started anew is told.
-func (n *notifier) write(datagram string) (err error) {
+func (n *Notifier) write(datagram string) (err error) {
 	connection, err := net.DialUnix("unixgram", nil, n.address)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package main
+package systemd
 
 import (
 	"bytes"
@@ -91,15 +91,15 @@ func TestServiceManagerIsToldEachChange(t *testing.T) {
 				address = "@outbox-relay-test-" + strconv.Itoa(os.Getpid())
 			}
 			m := listenAsManager(t, address)
-			n := newNotifier(variables(map[string]string{"NOTIFY_SOCKET": address}), 45*time.Second, slog.New(slog.NewTextHandler(t.Output(), nil)))
-			observer := n.observe(nobody{})
+			n := New(variables(map[string]string{"NOTIFY_SOCKET": address}), 45*time.Second, slog.New(slog.NewTextHandler(t.Output(), nil)))
+			observer := n.Observe(nobody{})
 			var loop fakeLoop
 			stopping, stop := context.WithCancel(t.Context())
 			ctx, end := context.WithCancel(t.Context())
 			ended := make(chan struct{})
 			go func() {
 				defer close(ended)
-				n.run(ctx, stopping.Done(), &loop)
+				n.Run(ctx, stopping.Done(), &loop)
 			}()
 
 			m.expect("STATUS=Waiting for the database")
@@ -135,10 +135,10 @@ func TestServiceManagerIsToldEachChange(t *testing.T) {
 func TestWatchdogIsFedOnlyWhileTheLoopLives(t *testing.T) {
 	address := filepath.Join(t.TempDir(), "notify")
 	m := listenAsManager(t, address)
-	n := newNotifier(variables(map[string]string{
+	n := New(variables(map[string]string{
 		"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "40000", "WATCHDOG_PID": strconv.Itoa(os.Getpid()),
 	}), time.Second, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	observer := n.observe(nobody{})
+	observer := n.Observe(nobody{})
 	var loop fakeLoop
 	loop.ready.Store(true)
 	observer.DatabaseUp(true)
@@ -146,7 +146,7 @@ func TestWatchdogIsFedOnlyWhileTheLoopLives(t *testing.T) {
 	ctx, end := context.WithCancel(t.Context())
 	go func() {
 		defer close(ended)
-		n.run(ctx, nil, &loop)
+		n.Run(ctx, nil, &loop)
 	}()
 	defer func() {
 		end()
@@ -170,14 +170,14 @@ func TestWatchdogIsFedOnlyWhileTheLoopLives(t *testing.T) {
 func TestWithoutAServiceManager(t *testing.T) {
 	var log bytes.Buffer
 	logger := slog.New(slog.NewTextHandler(&log, nil))
-	n := newNotifier(variables(map[string]string{"WATCHDOG_USEC": "1000000"}), time.Second, logger)
+	n := New(variables(map[string]string{"WATCHDOG_USEC": "1000000"}), time.Second, logger)
 	if n != nil {
 		t.Fatalf("a notifier without NOTIFY_SOCKET: %+v", n)
 	}
-	if observer := n.observe(nobody{}); observer != (nobody{}) {
+	if observer := n.Observe(nobody{}); observer != (nobody{}) {
 		t.Errorf("the observer is %T", observer)
 	}
-	n.run(t.Context(), nil, &fakeLoop{}) // returns at once
+	n.Run(t.Context(), nil, &fakeLoop{}) // returns at once
 	if log.Len() > 0 {
 		t.Errorf("it logged %s", &log)
 	}
@@ -199,7 +199,7 @@ func TestEnvironmentOfServiceManagers(t *testing.T) {
 		{socket: "vsock:2:1234", warning: "names no Unix socket"},
 	} {
 		var log bytes.Buffer
-		n := newNotifier(variables(map[string]string{
+		n := New(variables(map[string]string{
 			"NOTIFY_SOCKET": test.socket, "WATCHDOG_USEC": test.microseconds, "WATCHDOG_PID": test.pid,
 		}), time.Second, slog.New(slog.NewTextHandler(&log, nil)))
 		if (n != nil) != test.manager || n != nil && n.watchdog != test.watchdog {
@@ -215,7 +215,7 @@ func TestEnvironmentOfServiceManagers(t *testing.T) {
 func TestServiceManagerIsAwayForAWhile(t *testing.T) {
 	address := filepath.Join(t.TempDir(), "notify")
 	var log bytes.Buffer
-	n := newNotifier(variables(map[string]string{"NOTIFY_SOCKET": address}), time.Second, slog.New(slog.NewTextHandler(&log, nil)))
+	n := New(variables(map[string]string{"NOTIFY_SOCKET": address}), time.Second, slog.New(slog.NewTextHandler(&log, nil)))
 	n.send("STATUS=one")
 	n.send("STATUS=two")
 	if lines := strings.Count(log.String(), "\n"); lines != 1 || !strings.Contains(log.String(), "cannot be told") {
