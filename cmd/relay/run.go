@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,15 +12,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/outboxrelay/relay/internal/admin"
+	"github.com/outboxrelay/relay/internal/backlog"
 	"github.com/outboxrelay/relay/internal/config"
 	"github.com/outboxrelay/relay/internal/delivery"
+	"github.com/outboxrelay/relay/internal/inspect"
 	"github.com/outboxrelay/relay/internal/source"
 	"github.com/outboxrelay/relay/internal/systemd"
 	"github.com/outboxrelay/relay/internal/tracing/otlp"
 )
-
-// pruneInterval is how often a running relay looks for rows past retention.
-const pruneInterval = time.Minute
 
 func newRun(o *options) *cobra.Command {
 	return &cobra.Command{
@@ -86,8 +84,8 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 			Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
 		}
 		background.Go(func() { server.Serve(beside, listener) })
-		backlog := newBacklogMeter(pool, c, meter, logger)
-		background.Go(func() { backlog.run(beside) })
+		waiting := backlog.NewMeter(pool, c.Outbox.Schema, c.Outbox.Table, meter, logger)
+		background.Go(func() { waiting.Run(beside) })
 	}
 	if c.Outbox.Notify {
 		direct, err := c.Database.DirectConfig()
@@ -99,11 +97,11 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 	}
 	if c.Outbox.Retention > 0 && c.Outbox.OnPublished == source.Mark {
 		pruner := source.NewPruner(pool, c.Outbox.Schema, c.Outbox.Table, c.Outbox.Retention)
-		background.Go(func() { prunePeriodically(beside, pruner, logger) })
+		background.Go(func() { pruner.Run(beside, logger) })
 	}
 
-	hidden := newRowSecurityWatch(pool, c, logger)
-	background.Go(func() { hidden.run(beside) })
+	hidden := inspect.NewRowSecurityWatch(pool, c, logger)
+	background.Go(func() { hidden.Run(beside) })
 
 	for _, warning := range c.Warnings() {
 		logger.Warn("configuration", "warning", warning)
@@ -125,27 +123,4 @@ func newPool(ctx context.Context, c *config.Config) (*pgxpool.Pool, error) {
 	}
 	settings.AfterConnect = source.CheckVersion
 	return pgxpool.NewWithConfig(ctx, settings)
-}
-
-// prunePeriodically prunes until ctx ends. Failures are the loop's to report in
-// full: here they only skip a turn.
-func prunePeriodically(ctx context.Context, pruner *source.Pruner, logger *slog.Logger) {
-	ticker := time.NewTicker(pruneInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		deleted, err := pruner.Prune(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil:
-			logger.Warn("published rows past retention could not be removed; tried again in a minute", "error", err, "remedy", source.Explain(err).Remedy)
-		case deleted > 0:
-			logger.Debug("removed published rows past retention", "rows", deleted)
-		}
-	}
 }

@@ -1,14 +1,11 @@
-package main
+package inspect
 
 import (
 	"context"
 	"log/slog"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/outboxrelay/relay/internal/config"
-	"github.com/outboxrelay/relay/internal/inspect"
 )
 
 const (
@@ -21,25 +18,27 @@ const (
 	rowSecurityTimeout = 10 * time.Second
 )
 
-// rowSecurityWatch tells, once, that row-level security hides rows from the
+// RowSecurityWatch tells, once, that row-level security hides rows from the
 // relay: nothing fails then, and nothing is published.
-type rowSecurityWatch struct {
-	pool   *pgxpool.Pool
+type RowSecurityWatch struct {
+	db     querier
 	config *config.Config
 	logger *slog.Logger
 	// told is the message of each table that was told about.
 	told map[string]string
 }
 
-func newRowSecurityWatch(pool *pgxpool.Pool, c *config.Config, logger *slog.Logger) *rowSecurityWatch {
-	return &rowSecurityWatch{pool: pool, config: c, logger: logger, told: map[string]string{}}
+// NewRowSecurityWatch returns a watch over the tables of the configuration; db is
+// of the relay's role.
+func NewRowSecurityWatch(db querier, c *config.Config, logger *slog.Logger) *RowSecurityWatch {
+	return &RowSecurityWatch{db: db, config: c, logger: logger, told: map[string]string{}}
 }
 
-// run looks until ctx ends.
-func (w *rowSecurityWatch) run(ctx context.Context) {
+// Run looks until ctx ends.
+func (w *RowSecurityWatch) Run(ctx context.Context) {
 	for {
 		pause := rowSecurityInterval
-		if err := w.look(ctx); err != nil {
+		if err := w.Look(ctx); err != nil {
 			pause = rowSecurityRetry // the loop tells what is wrong with the database
 		}
 		select {
@@ -50,11 +49,11 @@ func (w *rowSecurityWatch) run(ctx context.Context) {
 	}
 }
 
-// look tells what has changed.
-func (w *rowSecurityWatch) look(ctx context.Context) error {
+// Look tells what has changed.
+func (w *RowSecurityWatch) Look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, rowSecurityTimeout)
 	defer cancel()
-	findings, err := inspect.RowSecurity(ctx, w.pool, w.config)
+	findings, err := RowSecurity(ctx, w.db, w.config)
 	if err != nil {
 		return err
 	}

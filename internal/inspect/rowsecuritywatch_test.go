@@ -1,4 +1,4 @@
-package main
+package inspect_test
 
 import (
 	"bytes"
@@ -10,7 +10,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/outboxrelay/relay/internal/config"
+	"github.com/outboxrelay/relay/internal/inspect"
 	"github.com/outboxrelay/relay/internal/pgtest"
 )
 
@@ -30,15 +33,13 @@ func TestRowSecurityIsToldOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	parsed.User = url.User(role)
-	c := config.Default()
-	c.Database.URL = parsed.String()
-	pool, err := newPool(t.Context(), c)
+	pool, err := pgxpool.New(t.Context(), parsed.String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
 	var log bytes.Buffer
-	watch := newRowSecurityWatch(pool, c, slog.New(slog.NewTextHandler(&log, nil)))
+	watch := inspect.NewRowSecurityWatch(pool, config.Default(), slog.New(slog.NewTextHandler(&log, nil)))
 	for _, step := range []struct {
 		sql  string
 		want []string
@@ -53,7 +54,7 @@ func TestRowSecurityIsToldOnce(t *testing.T) {
 	} {
 		db.Exec(t, step.sql)
 		log.Reset()
-		if err := watch.look(t.Context()); err != nil {
+		if err := watch.Look(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		for _, text := range step.want {
