@@ -25,7 +25,7 @@ func newTerminal(t *testing.T) (master, terminal *os.File) {
 	t.Cleanup(func() { _ = master.Close() })
 	control := func(request uintptr, value *int32) {
 		t.Helper()
-		if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, master.Fd(), request, uintptr(unsafe.Pointer(value))); errno != 0 { //nolint:gosec // a system call
+		if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, master.Fd(), request, uintptr(unsafe.Pointer(value))); errno != 0 { // a system call
 			t.Fatal(errno)
 		}
 	}

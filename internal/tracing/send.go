@@ -87,7 +87,7 @@ func (b *Batch) Send(sink string, messages []sinks.Message, template func(i int)
 		if limit < 0 {
 			limit = len(messages)
 		}
-		found[i] = b.tracer.origins.Get().(*origins) //nolint:forcetypeassert // nothing else is in it
+		found[i] = b.tracer.origins.Get().(*origins) // nothing else is in it
 		found[i].reset(limit)
 	}
 	for i := range messages {
@@ -135,7 +135,7 @@ func sort(messages []sinks.Message, template func(i int) string) *Sending {
 			s.of = make([]uint8, len(messages))
 		}
 		if s.of != nil {
-			s.of[i] = uint8(last) //nolint:gosec // at most maxDestinations
+			s.of[i] = uint8(last) // at most maxDestinations
 		}
 		to := &s.parts[last]
 		to.mixed = to.mixed || to.name != m.Destination

@@ -72,7 +72,7 @@ func New(o Options) *Tracer {
 // may be called on nil and, but for End, concurrently.
 type Batch struct {
 	tracer *Tracer
-	ctx    context.Context //nolint:containedctx // it holds the parent of the batch's spans and nothing else
+	ctx    context.Context // it holds the parent of the batch's spans and nothing else
 	span   trace.Span
 }
 

@@ -130,7 +130,7 @@ func (v variables) resourceFaults() (all []fault) {
 
 func (v variables) certificateFaults(prefix string) (all []fault) {
 	if path := v(prefix + "CERTIFICATE"); path != "" {
-		pem, err := os.ReadFile(path) //nolint:gosec // the operator named it
+		pem, err := os.ReadFile(path) // the operator named it
 		switch {
 		case err != nil:
 			all = append(all, faultf(prefix+"CERTIFICATE", "%v", err)...)

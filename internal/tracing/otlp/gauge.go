@@ -96,7 +96,7 @@ type countedExporter struct {
 	sdktrace.SpanExporter
 	gauge *gauge
 	// until ends exports that a stop does not wait for.
-	until   context.Context //nolint:containedctx // it is a second bound of ExportSpans, whose context is the SDK's own
+	until   context.Context // it is a second bound of ExportSpans, whose context is the SDK's own
 	secrets secrets
 }
 
