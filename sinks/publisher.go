@@ -35,3 +35,18 @@ type Publisher interface {
 	// Close releases connections and goroutines. Calls under way fail.
 	Close() error
 }
+
+// Partitioner is a Publisher that can tell which part of a destination a
+// message goes to, so that its caller can group messages by what fails together.
+type Partitioner interface {
+	// Partition returns the partition of m.Destination that Publish would send m
+	// to now. It is not known for a message that may go to any (in Kafka one
+	// without key, in sequence or not), and while the destination's layout is
+	// unknown: before its first Publish, and once it was found missing.
+	//
+	// The answer can change between two calls, when the destination gets more
+	// partitions; messages of one key have one partition at any moment. Partition
+	// does no I/O, allocates nothing and may be called concurrently, also from
+	// within Publish.
+	Partition(m *Message) (partition int32, known bool)
+}

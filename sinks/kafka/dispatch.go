@@ -50,6 +50,7 @@ func (p *Publisher) dispatch(ctx context.Context, c *call) {
 		if usable(topics[i]) {
 			p.assign(c, t, len(topics[i].Partitions))
 		} else {
+			p.layout.set(t.topic, 0)
 			absent = append(absent, t)
 		}
 	}
@@ -173,6 +174,7 @@ func (p *Publisher) known(topic string) {
 
 // assign hands a topic's messages to the lanes of its partitions.
 func (p *Publisher) assign(c *call, t target, partitions int) {
+	p.layout.set(t.topic, partitions)
 	chosen := make([]int32, len(t.indexes))
 	counts := make([]int32, partitions)
 	for n, i := range t.indexes {

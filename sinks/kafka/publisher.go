@@ -60,6 +60,8 @@ type Publisher struct {
 	lanes  map[laneName]*lane
 	// unknown are topics that were waited for, and until when that holds.
 	unknown map[string]time.Time
+
+	layout layout
 }
 
 type laneName struct {
@@ -67,7 +69,10 @@ type laneName struct {
 	partition int32
 }
 
-var _ sinks.Publisher = (*Publisher)(nil)
+var (
+	_ sinks.Publisher   = (*Publisher)(nil)
+	_ sinks.Partitioner = (*Publisher)(nil)
+)
 
 // New returns a Publisher that has not connected yet. It reads the files that
 // config names; its errors begin with the field's path.
@@ -138,6 +143,18 @@ func (p *Publisher) Publish(ctx context.Context, messages []sinks.Message) []err
 
 func closedError() error {
 	return &sinks.Error{Scope: sinks.ScopeSink, Reason: "closed", Err: fmt.Errorf("kafka: %w", errClosed)}
+}
+
+// Partition implements sinks.Partitioner.
+func (p *Publisher) Partition(m *sinks.Message) (partition int32, known bool) {
+	if m.Key == nil {
+		return 0, false
+	}
+	partitions := p.layout.partitions(m.Destination)
+	if partitions == 0 {
+		return 0, false
+	}
+	return partitionOf(m.Key, partitions), true
 }
 
 // enter holds the publisher open, unless it is closed already.
