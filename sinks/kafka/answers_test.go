@@ -34,6 +34,8 @@ type forger struct {
 	initialize kafkago.Error
 	// silent is a topic whose requests vanish.
 	silent string
+	// corrupt is what the broker calls corrupt.
+	corrupt string
 	// requests counts those for a producer id.
 	requests int
 }
@@ -96,6 +98,8 @@ func (f *forger) answer(request []byte) (forged []byte, replace kafkago.Error) {
 		}
 		code := f.always
 		switch {
+		case f.corrupt != "" && bytes.Contains(request, []byte(f.corrupt)):
+			code = kafkago.InvalidMessage
 		case len(f.produce) > 0:
 			code, f.produce = f.produce[0], f.produce[1:]
 		case len(f.after) > 0:
@@ -249,7 +253,10 @@ func TestStubbornAnswers(t *testing.T) {
 	}{
 		{kafkago.Unknown, sinks.ScopePartition, false, "broker"},
 		{kafkago.Error(12345), sinks.ScopePartition, false, "broker"},
-		{kafkago.InvalidMessage, sinks.ScopeMessage, false, "invalid_message"},
+		{kafkago.InvalidMessage, sinks.ScopePartition, false, "invalid_message"},
+		{kafkago.InvalidTimestamp, sinks.ScopeSink, false, "invalid_timestamp"},
+		{kafkago.UnsupportedForMessageFormat, sinks.ScopeDestination, false, "unsupported"},
+		{kafkago.UnsupportedCompressionType, sinks.ScopeDestination, false, "compression"},
 		{kafkago.LeaderNotAvailable, sinks.ScopePartition, false, "no_leader"},
 		{kafkago.NotLeaderForPartition, sinks.ScopePartition, false, "not_leader"},
 		{kafkago.NotEnoughReplicas, sinks.ScopePartition, false, "not_enough_replicas"},
@@ -285,6 +292,44 @@ func TestStubbornAnswers(t *testing.T) {
 			wantSequences(t, readTopic(t, topic, len(messages), 20*time.Second), messages)
 		})
 	}
+}
+
+// TestCorruptRecordWithoutKey has a broker call batches corrupt, as those before
+// 2.4 do for a null key in a compacted topic: the record without key is found,
+// and those with keys are no worse for it.
+func TestCorruptRecordWithoutKey(t *testing.T) {
+	p := open(t, testConfig(t))
+	topic := newTopic(t, 1)
+	f := &forger{topic: topic, corrupt: "no key"}
+	f.inject(p)
+	messages := []sinks.Message{publishable(topic, 1, []byte("a")), publishable(topic, 2, nil), publishable(topic, 3, []byte("b"))}
+	messages[1].Payload = []byte("no key")
+	results := p.Publish(t.Context(), messages)
+	wantResult(t, results, 1, sinks.ScopeMessage, false, "invalid_message", topic)
+	if results[0] != nil || results[2] != nil {
+		t.Errorf("records with keys: %v, %v", results[0], results[2])
+	}
+	wantSequences(t, readTopic(t, topic, 2, 20*time.Second), []sinks.Message{messages[0], messages[2]})
+}
+
+// TestClocksApart has a topic that takes no record of a moment ago, as one whose
+// broker's clock is elsewhere: nothing counts against the messages, and they go
+// when it is over.
+func TestClocksApart(t *testing.T) {
+	p := open(t, testConfig(t))
+	topic := newTopic(t, 1, kafkago.ConfigEntry{ConfigName: "message.timestamp.before.max.ms", ConfigValue: "0"})
+	m := publishable(topic, 1, []byte("k"))
+	var results []error
+	for range 100 { // within one millisecond it is taken
+		if results = p.Publish(t.Context(), []sinks.Message{m}); results != nil {
+			break
+		}
+	}
+	wantResult(t, results, 0, sinks.ScopeSink, false, "invalid_timestamp", "message.timestamp.after.max.ms")
+	setTopic(t, topic, "message.timestamp.before.max.ms", "3600000")
+	eventually(t, 10*time.Second, "the message is not taken with the setting raised", func() bool {
+		return p.Publish(t.Context(), []sinks.Message{m}) == nil
+	})
 }
 
 // TestNotAllowedToBeIdempotent has a broker that gives no producer id: the sink

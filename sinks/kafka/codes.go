@@ -28,22 +28,15 @@ var rulings = map[kafkago.Error]ruling{
 	kafkago.Unknown: {"UNKNOWN_SERVER_ERROR", verdict{action: actionFail, scope: sinks.ScopePartition, reason: reasonBroker, appended: true},
 		"an exception in the broker, about this partition; what it did before is unknown"},
 
-	// The message.
+	// The message: the same bytes fail whenever they are sent again, however the
+	// clocks, the network and the client are set.
 
-	kafkago.InvalidMessage: {"CORRUPT_MESSAGE", verdict{action: actionRefuse, scope: sinks.ScopeMessage, reason: reasonInvalidMessage},
-		"damaged on the way, or what old brokers say to a null key in a compacted topic: found by halving the batch, and counted, since another attempt may succeed"},
 	kafkago.MessageSizeTooLarge: {"MESSAGE_TOO_LARGE", verdict{action: actionRefuse, scope: sinks.ScopeMessage, reason: reasonTooLarge, permanent: true},
 		"larger than the topic's max.message.bytes: found by halving the batch"},
 	kafkago.RecordListTooLarge: {"RECORD_LIST_TOO_LARGE", verdict{action: actionRefuse, scope: sinks.ScopeMessage, reason: reasonTooLarge, permanent: true},
 		"larger than the topic's segment.bytes: found by halving the batch"},
 	kafkago.InvalidTopic: {"INVALID_TOPIC_EXCEPTION", verdict{action: actionFail, scope: sinks.ScopeMessage, reason: reasonInvalidTopic, permanent: true},
 		"no topic of this name can ever exist"},
-	kafkago.InvalidTimestamp: {"INVALID_TIMESTAMP", verdict{action: actionRefuse, scope: sinks.ScopeMessage, reason: reasonInvalidMessage, permanent: true},
-		"the relay's clock is further from the broker's than the topic allows"},
-	kafkago.UnsupportedForMessageFormat: {"UNSUPPORTED_FOR_MESSAGE_FORMAT", verdict{action: actionRefuse, scope: sinks.ScopeMessage, reason: reasonInvalidMessage, permanent: true},
-		"the topic's format cannot hold headers"},
-	kafkago.UnsupportedCompressionType: {"UNSUPPORTED_COMPRESSION_TYPE", verdict{action: actionRefuse, scope: sinks.ScopeMessage, reason: reasonInvalidMessage, permanent: true},
-		"the topic does not take this compression"},
 	kafkago.InvalidRecord: {"INVALID_RECORD", verdict{action: actionRefuse, scope: sinks.ScopeMessage, reason: reasonInvalidMessage, permanent: true},
 		"refused by the broker's validation, a null key in a compacted topic for example; the broker names the record"},
 
@@ -57,11 +50,17 @@ var rulings = map[kafkago.Error]ruling{
 		"created anew under the same name, and the leader does not know it yet"},
 	kafkago.TopicAuthorizationFailed: {"TOPIC_AUTHORIZATION_FAILED", verdict{action: actionFail, scope: sinks.ScopeDestination, reason: reasonUnauthorized},
 		"this user may not write to the topic, or not see it"},
+	kafkago.UnsupportedForMessageFormat: {"UNSUPPORTED_FOR_MESSAGE_FORMAT", verdict{action: actionFail, scope: sinks.ScopeDestination, reason: reasonUnsupported},
+		"the topic's format is older than record headers: its configuration, and no message's fault"},
+	kafkago.UnsupportedCompressionType: {"UNSUPPORTED_COMPRESSION_TYPE", verdict{action: actionFail, scope: sinks.ScopeDestination, reason: reasonCompression},
+		"the broker or topic does not take the sink's compression: configuration, and no message's fault"},
 	kafkago.PolicyViolation: {"POLICY_VIOLATION", verdict{action: actionFail, scope: sinks.ScopeDestination, reason: reasonPolicy},
 		"a policy of the broker's owner is against it"},
 
 	// The partition.
 
+	kafkago.InvalidMessage: {"CORRUPT_MESSAGE", verdict{action: actionWait, scope: sinks.ScopePartition, reason: reasonInvalidMessage},
+		"damaged on the way, so that the same message can succeed; but brokers before 2.4 say it to a null key in a compacted topic, so that a record without key that is refused alone is a message's, and counted"},
 	kafkago.LeaderNotAvailable: {"LEADER_NOT_AVAILABLE", verdict{action: actionWait, scope: sinks.ScopePartition, reason: reasonNoLeader, moved: true},
 		"a leader is being elected, or none of the replicas is there"},
 	kafkago.NotLeaderForPartition: {"NOT_LEADER_OR_FOLLOWER", verdict{action: actionWait, scope: sinks.ScopePartition, reason: reasonNotLeader, moved: true},
@@ -106,6 +105,8 @@ var rulings = map[kafkago.Error]ruling{
 
 	// Everybody.
 
+	kafkago.InvalidTimestamp: {"INVALID_TIMESTAMP", verdict{action: actionFail, scope: sinks.ScopeSink, reason: reasonTimestamp},
+		"the relay's clock and the broker's differ by more than message.timestamp.after.max.ms (or before) allows: the same messages succeed once the clocks are right"},
 	kafkago.ClusterAuthorizationFailed: {"CLUSTER_AUTHORIZATION_FAILED", verdict{action: actionDowngrade, scope: sinks.ScopeDestination, reason: reasonUnauthorized},
 		"this user may not produce idempotently: said once in the log, and sent without a producer id; if it comes again then, the destination's"},
 	kafkago.TransactionalIDAuthorizationFailed: {"TRANSACTIONAL_ID_AUTHORIZATION_FAILED", verdict{action: actionDowngrade, scope: sinks.ScopeDestination, reason: reasonUnauthorized},

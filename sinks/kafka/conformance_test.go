@@ -87,6 +87,30 @@ func createTopic(t testing.TB, name string, partitions int, configs ...kafkago.C
 	}
 }
 
+// setTopic changes one setting of a topic.
+func setTopic(t testing.TB, topic, name, value string) {
+	t.Helper()
+	client, done := admin(t)
+	defer done()
+	response, err := client.IncrementalAlterConfigs(t.Context(), &kafkago.IncrementalAlterConfigsRequest{Resources: []kafkago.IncrementalAlterConfigsRequestResource{{
+		ResourceType: kafkago.ResourceTypeTopic, ResourceName: topic,
+		Configs: []kafkago.IncrementalAlterConfigsRequestConfig{{Name: name, Value: value, ConfigOperation: kafkago.ConfigOperationSet}},
+	}}})
+	if err != nil || response.Resources[0].Error != nil {
+		t.Fatalf("%s=%s of topic %s: %v, %+v", name, value, topic, err, response)
+	}
+}
+
+// eventually polls until the condition holds.
+func eventually(t testing.TB, patience time.Duration, otherwise string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !condition(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal(otherwise)
+		}
+	}
+}
+
 func deleteTopic(t testing.TB, name string) {
 	t.Helper()
 	client, done := admin(t)

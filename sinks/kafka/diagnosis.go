@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 )
@@ -33,6 +34,8 @@ func (c *cluster) remedy(err error) string {
 			return fmt.Sprintf("the broker does not offer sasl.mechanism %s: use one that this listener has enabled", c.config.SASL.Mechanism)
 		case kafkago.IllegalSASLState:
 			return "the listener does not use SASL: remove sasl, or use the port of a SASL listener"
+		case kafkago.InvalidTimestamp:
+			return fmt.Sprintf("records carry the relay's time, which is %s now: set the relay's and the broker's clock right, or raise the topic's message.timestamp.after.max.ms and message.timestamp.before.max.ms", time.Now().UTC().Format(time.RFC3339))
 		case kafkago.NotEnoughReplicas, kafkago.NotEnoughReplicasAfterAppend:
 			return "fewer replicas than the topic's min.insync.replicas are in sync: bring brokers back"
 		}

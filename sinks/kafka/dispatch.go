@@ -129,7 +129,7 @@ func (p *Publisher) awaitTopics(ctx context.Context, c *call, absent []target) {
 				if !answered || code == 0 {
 					code = kafkago.UnknownTopicOrPartition
 				}
-				c.fail(topicError(t.topic, code), t.indexes...)
+				c.fail(p.topicError(t.topic, code), t.indexes...)
 			}
 		}
 		if len(left) == 0 {

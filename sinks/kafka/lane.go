@@ -65,6 +65,7 @@ type shipment struct {
 type entry struct {
 	segment *segment
 	index   int32
+	keyless bool
 }
 
 // part is a segment's share of a batch: n records, up to a position.
@@ -153,7 +154,7 @@ func (l *lane) collectSegment(batch *shipment, s *segment) (full bool) {
 			c.refuse(l.tooLarge(&c.messages[index], size, "max_message_bytes of the sink"), index)
 			continue
 		}
-		batch.entries = append(batch.entries, entry{s, index})
+		batch.entries = append(batch.entries, entry{s, index, c.messages[index].Key == nil})
 	}
 	if n := batch.count - before; n > 0 {
 		batch.parts = append(batch.parts, part{s, position, n})
@@ -169,7 +170,7 @@ func (l *lane) collectSegment(batch *shipment, s *segment) (full bool) {
 func (l *lane) deliver(batch *shipment) {
 	ctx, cluster := l.publisher.ctx, l.publisher.cluster
 	if err := batch.finish(time.Now()); err != nil {
-		l.fail(&sinks.Error{Scope: sinks.ScopeSink, Reason: "compression", Err: err})
+		l.fail(&sinks.Error{Scope: sinks.ScopeSink, Reason: reasonCompression, Err: err})
 		return
 	}
 	var (
@@ -204,7 +205,7 @@ func (l *lane) deliver(batch *shipment) {
 			l.acknowledge(batch)
 			return
 		}
-		verdict := judge(err)
+		verdict := l.narrow(judge(err), batch, err)
 		inDoubt = inDoubt || verdict.appended
 		atOnce := verdict.action == actionReconnect && !reconnected && verdict.reason != reasonTimeout
 		if response == nil && verdict.waits() && !atOnce {
@@ -246,6 +247,15 @@ func (l *lane) deliver(batch *shipment) {
 		l.fail(failure)
 		return
 	}
+}
+
+// narrow has a batch with records without key that a broker calls corrupt tried
+// in halves: before 2.4 it means such a record, in a compacted topic.
+func (l *lane) narrow(v verdict, batch *shipment, err error) verdict {
+	if !errors.Is(err, kafkago.InvalidMessage) || !slices.ContainsFunc(batch.entries, func(e entry) bool { return e.keyless }) {
+		return v
+	}
+	return verdict{action: actionRefuse, scope: sinks.ScopeMessage, reason: reasonInvalidMessage}
 }
 
 // locate finds out whom an attempt without an answer concerns. Where the cluster
@@ -391,7 +401,7 @@ func (l *lane) tooLarge(m *sinks.Message, size int, bound string) error {
 func (l *lane) failure(err error, v verdict) error {
 	switch v.scope {
 	case sinks.ScopeDestination, sinks.ScopeMessage:
-		err = destinationError(l.topic, err, v.reason)
+		err = l.publisher.destinationError(l.topic, err, v.reason)
 	default:
 		err = fmt.Errorf("kafka topic %s, partition %d: %w", l.topic, l.partition, l.publisher.cluster.diagnose(err))
 	}

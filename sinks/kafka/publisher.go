@@ -234,7 +234,7 @@ func (p *Publisher) Verify(ctx context.Context, destination sinks.Destination) e
 	}
 	topic := topics[0]
 	if code := kafkago.Error(topic.ErrorCode); code != 0 && code != kafkago.LeaderNotAvailable {
-		return topicError(destination.Name, code)
+		return p.topicError(destination.Name, code)
 	}
 	for _, partition := range topic.Partitions {
 		if partition.LeaderID < 0 {
@@ -260,17 +260,17 @@ func (p *Publisher) bound(ctx context.Context) (context.Context, func(), error) 
 }
 
 // topicError is what the metadata says of a topic that cannot be written to.
-func topicError(topic string, code kafkago.Error) error {
+func (p *Publisher) topicError(topic string, code kafkago.Error) error {
 	verdict := judgeCode(code)
 	scope := verdict.scope
 	if scope == sinks.ScopePartition { // all of them
 		scope = sinks.ScopeDestination
 	}
-	return &sinks.Error{Scope: scope, Permanent: verdict.permanent, Reason: verdict.reason, Err: destinationError(topic, code, verdict.reason)}
+	return &sinks.Error{Scope: scope, Permanent: verdict.permanent, Reason: verdict.reason, Err: p.destinationError(topic, code, verdict.reason)}
 }
 
 // destinationError names the topic, what is wrong with it, and the remedy.
-func destinationError(topic string, err error, reason string) error {
+func (p *Publisher) destinationError(topic string, err error, reason string) error {
 	switch reason {
 	case reasonUnknownTopic:
 		return fmt.Errorf("kafka topic %q does not exist, or this user may not describe it: create it, or correct the route (%w)", topic, err)
@@ -278,6 +278,12 @@ func destinationError(topic string, err error, reason string) error {
 		return fmt.Errorf("kafka topic %q has a name that Kafka does not allow: correct the route or the row's topic (1 to 249 letters, digits, '.', '_' and '-') (%w)", topic, err)
 	case reasonUnauthorized:
 		return fmt.Errorf("kafka topic %q: this user may not write to it: grant Write and Describe (%w)", topic, err)
+	}
+	switch {
+	case errors.Is(err, kafkago.UnsupportedForMessageFormat):
+		return fmt.Errorf("kafka topic %q cannot hold record headers: raise its message.format.version to 0.11.0 or newer (%w)", topic, err)
+	case errors.Is(err, kafkago.UnsupportedCompressionType):
+		return fmt.Errorf("kafka topic %q: the broker does not take compression %s: change the sink's compression, or the broker's and topic's compression.type (%w)", topic, p.codec, err)
 	}
 	return fmt.Errorf("kafka topic %q: %w", topic, err)
 }

@@ -67,6 +67,8 @@ const (
 	reasonConnection     = "connection"
 	reasonTLS            = "tls"
 	reasonUnsupported    = "unsupported"
+	reasonCompression    = "compression"
+	reasonTimestamp      = "invalid_timestamp"
 	reasonBroker         = "broker"
 )
 

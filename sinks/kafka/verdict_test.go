@@ -38,7 +38,7 @@ func TestJudgeCodes(t *testing.T) {
 		flags string
 	}{
 		{-1, actionFail, partition, "broker", "appended"},
-		{2, actionRefuse, message, "invalid_message", ""},
+		{2, actionWait, partition, "invalid_message", ""},
 		{3, actionWait, destination, "unknown_topic", "moved"},
 		{5, actionWait, partition, "no_leader", "moved"},
 		{6, actionWait, partition, "not_leader", "moved"},
@@ -55,10 +55,10 @@ func TestJudgeCodes(t *testing.T) {
 		{20, actionWait, partition, "not_enough_replicas", "appended"},
 		{29, actionFail, destination, "unauthorized", ""},
 		{31, actionDowngrade, destination, "unauthorized", ""},
-		{32, actionRefuse, message, "invalid_message", "permanent"},
+		{32, actionFail, sink, "invalid_timestamp", ""},
 		{33, actionFail, sink, "authentication", ""},
 		{34, actionFail, sink, "authentication", ""},
-		{43, actionRefuse, message, "invalid_message", "permanent"},
+		{43, actionFail, destination, "unsupported", ""},
 		{44, actionFail, destination, "policy", ""},
 		{45, actionRenew, partition, "producer_id", ""},
 		{46, actionRenew, partition, "producer_id", ""},
@@ -69,7 +69,7 @@ func TestJudgeCodes(t *testing.T) {
 		{59, actionRenew, partition, "producer_id", ""},
 		{74, actionWait, partition, "not_leader", "moved"},
 		{75, actionWait, partition, "not_leader", "moved"},
-		{76, actionRefuse, message, "invalid_message", "permanent"},
+		{76, actionFail, destination, "compression", ""},
 		{87, actionRefuse, message, "invalid_message", "permanent"},
 		{90, actionRenew, partition, "producer_id", ""},
 		{100, actionWait, destination, "unknown_topic", "moved"},
@@ -118,6 +118,9 @@ func TestJudgeErrors(t *testing.T) {
 func TestRulingsAgree(t *testing.T) {
 	for code, r := range rulings {
 		v := r.verdict
+		if want := code == 10 || code == 17 || code == 18 || code == 87; v.permanent != want {
+			t.Errorf("%d %s: permanent %t", code, r.name, v.permanent)
+		}
 		if v.permanent && v.scope != sinks.ScopeMessage {
 			t.Errorf("%d %s: permanent with scope %s", code, r.name, v.scope)
 		}
