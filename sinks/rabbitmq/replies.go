@@ -61,8 +61,8 @@ var rulings = map[int]ruling{
 		"the exchange does not exist"},
 	amqp.ResourceLocked: {"RESOURCE_LOCKED", sinks.ScopeDestination, false, reasonChannel, false,
 		"somebody else has it for himself"},
-	amqp.PreconditionFailed: {"PRECONDITION_FAILED", sinks.ScopeMessage, true, reasonRefused, false,
-		"the broker finds something in the message invalid"},
+	amqp.PreconditionFailed: {"PRECONDITION_FAILED", sinks.ScopeDestination, false, reasonChannel, false,
+		"a condition that this sink does not know, which the same message may meet later"},
 }
 
 var (
@@ -72,6 +72,9 @@ var (
 	// tooLarge is PreconditionFailed about the size.
 	tooLarge = ruling{"PRECONDITION_FAILED, for the size", sinks.ScopeMessage, true, reasonTooLarge, false,
 		"larger than the broker's max_message_size"}
+	// invalid is PreconditionFailed about what the message consists of.
+	invalid = ruling{"PRECONDITION_FAILED, for an invalid message", sinks.ScopeMessage, true, reasonRefused, false,
+		"a property or header that the broker never takes"}
 	// unlisted is the ruling on all other codes that may close a channel.
 	unlisted = ruling{"any other", sinks.ScopeDestination, false, reasonChannel, false,
 		"not known to concern anybody else; retrying is safe, giving up is not"}
@@ -86,6 +89,8 @@ func judge(e *amqp.Error) ruling {
 		return topicRefused
 	case e.Code == amqp.PreconditionFailed && strings.Contains(e.Reason, "larger than"):
 		return tooLarge
+	case e.Code == amqp.PreconditionFailed && strings.Contains(e.Reason, "invalid message"):
+		return invalid
 	default:
 		return r
 	}

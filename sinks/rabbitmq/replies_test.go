@@ -33,6 +33,8 @@ func TestJudge(t *testing.T) {
 		{405, "", sinks.ScopeDestination, false, "channel", false},
 		{406, "PRECONDITION_FAILED - message size 150000 is larger than configured max size 100000", sinks.ScopeMessage, true, "message_too_large", false},
 		{406, "PRECONDITION_FAILED - invalid message: {unacceptable_type_in_header,…}", sinks.ScopeMessage, true, "refused", false},
+		{406, "PRECONDITION_FAILED - something that a newer broker minds", sinks.ScopeDestination, false, "channel", false},
+		{406, "PRECONDITION_FAILED - unknown delivery tag 12", sinks.ScopeDestination, false, "channel", false},
 		{504, "", sinks.ScopeDestination, false, "channel", false},
 		{541, "INTERNAL_ERROR", sinks.ScopeDestination, false, "channel", false},
 		{999, "", sinks.ScopeDestination, false, "channel", false},
@@ -104,6 +106,7 @@ func codesTable() string {
 			row(fmt.Sprint(code), topicRefused)
 		case amqp.PreconditionFailed:
 			row(fmt.Sprint(code), tooLarge)
+			row(fmt.Sprint(code), invalid)
 		}
 	}
 	row("…", unlisted)
