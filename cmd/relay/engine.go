@@ -8,28 +8,25 @@ import (
 	"github.com/outboxrelay/relay/internal/source"
 )
 
-// engine is the loop and what wakes it.
-type engine struct {
-	loop *delivery.Loop
-	wake func()
-}
-
-// newEngine adds to the options what the configuration says.
-func newEngine(c *config.Config, pool *pgxpool.Pool, publishers publishers, options delivery.Options) engine {
-	claimer := source.NewClaimer(pool, c.Outbox.Options())
-	options.Source = claimer
+// newRelay adds to the options what the configuration says.
+func newRelay(c *config.Config, pool *pgxpool.Pool, publishers publishers, options delivery.Options) *delivery.Relay {
+	options.Source = func(p delivery.Pipeline) delivery.Source {
+		of := c.Outbox.Options()
+		of.Workers = p.Workers
+		if !p.Everything {
+			of.Pipeline, of.Filter = p.Name, p.Filter.SQL
+		}
+		return source.NewClaimer(pool, of)
+	}
 	options.Routes = c.Table()
 	options.Sinks = publishers
 	options.Workers = c.Outbox.Workers
+	options.Connections = int(pool.Config().MaxConns)
 	options.PollInterval = c.Outbox.PollInterval
 	options.PublishTimeout = c.Outbox.PublishTimeout
 	options.TotalOrder = c.Outbox.Ordering == source.OrderTotal
 	options.Failures = c.Failures
 	options.Copies = c.Copies()
 	options.ShutdownTimeout = c.ShutdownTimeout
-	loop := delivery.New(options)
-	return engine{loop, func() {
-		claimer.Notified()
-		loop.Wake()
-	}}
+	return delivery.New(options)
 }

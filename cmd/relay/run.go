@@ -65,7 +65,7 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 	registry := prometheus.NewRegistry()
 	meter := newMeter(registry, c)
 	manager := systemd.New(os.Getenv, c.ShutdownTimeout, logger)
-	engine := newEngine(c, pool, publishers, delivery.Options{
+	relay := newRelay(c, pool, publishers, delivery.Options{
 		Logger: logger, Observer: manager.Observe(meter), Tracer: newTracer(spans, c, pool.Config().ConnConfig),
 	})
 
@@ -80,7 +80,7 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 			return failed(err)
 		}
 		server := &admin.Server{
-			Config: c.HTTP, Live: engine.loop.Live, Ready: engine.loop.Ready, Logger: logger,
+			Config: c.HTTP, Live: relay.Live, Ready: relay.Ready, Logger: logger,
 			Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
 		}
 		background.Go(func() { server.Serve(beside, listener) })
@@ -92,7 +92,7 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 		if err != nil {
 			return err
 		}
-		listener := &source.Listener{Config: direct, Table: c.Outbox.Table, Wake: engine.wake, Logger: logger}
+		listener := &source.Listener{Config: direct, Table: c.Outbox.Table, Wake: relay.Wake, Logger: logger}
 		background.Go(func() { listener.Run(beside) })
 	}
 	if c.Outbox.Retention > 0 && c.Outbox.OnPublished == source.Mark {
@@ -108,8 +108,8 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 	}
 	logger.Info("relay runs", "version", version, "schema", c.Outbox.Schema, "table", c.Outbox.Table,
 		"mode", c.Outbox.Mode, "ordering", c.Outbox.Ordering, "workers", c.Outbox.Workers, "batch_size", c.Outbox.BatchSize)
-	background.Go(func() { manager.Run(beside, ctx.Done(), engine.loop) })
-	engine.loop.Run(ctx)
+	background.Go(func() { manager.Run(beside, ctx.Done(), relay) })
+	relay.Run(ctx)
 	spans.Stop()
 	logger.Info("relay stopped")
 	return nil

@@ -40,49 +40,49 @@ type Copies struct {
 // letter. One whose copy nobody took is not moved now but tried again later,
 // like a message that was refused; one whose copy was refused is moved without:
 // the table has it.
-func (l *Loop) copyDead(ctx context.Context, d *delivery, outcomes []source.Outcome) {
-	if l.options.Copies.Sink == "" {
+func (p *pipeline) copyDead(ctx context.Context, d *delivery) {
+	if p.Copies.Sink == "" || !d.failed {
 		return
 	}
 	var copies []sinks.Message
-	var indexes []int
-	for i := range outcomes {
-		if outcomes[i].Verdict == source.Dead {
-			copies = append(copies, l.deadCopy(&d.batch.Messages()[i], &outcomes[i]))
-			indexes = append(indexes, i)
+	var of []*source.Outcome
+	for i := range d.results {
+		if o := &d.results[i].outcome; o.Verdict == source.Dead {
+			copies = append(copies, p.deadCopy(&d.batch.Messages()[i], o))
+			of = append(of, o)
 		}
 	}
 	if len(copies) == 0 {
 		return
 	}
-	gate := l.gates[l.options.Copies.Sink]
-	if !gate.passes() {
-		for _, i := range indexes {
-			l.postponeDeath(&outcomes[i], "the sink of its copy is away")
+	sink := p.all[p.Copies.Sink]
+	if !sink.passes() {
+		for _, o := range of {
+			p.postponeDeath(o, "the sink of its copy is away")
 		}
 		return
 	}
-	sending := d.trace.Send(gate.name, copies, func(int) string { return l.options.Copies.Template })
-	results := gate.publisher.Publish(ctx, copies)
+	sending := d.trace.Send(sink.name, copies, func(int) string { return p.Copies.Template })
+	results := sink.publisher.Publish(ctx, copies)
 	sending.End(results)
 	for n, err := range results {
 		switch {
 		case err == nil:
 		case sinks.ScopeOf(err) == sinks.ScopeMessage:
-			l.options.Logger.Warn("the copy of a dead letter was refused; it is in the table of dead letters alone",
-				"topic", copies[n].Topic, "sink", gate.name, "id", copies[n].Sequence, "message_id", uuid(copies[n].ID), traceOf(&copies[n]).attr(),
+			p.Logger.Warn("the copy of a dead letter was refused; it is in the table of dead letters alone",
+				"topic", copies[n].Topic, "sink", sink.name, "id", copies[n].Sequence, "message_id", uuid(copies[n].ID), traceOf(&copies[n]).attr(),
 				"destination", copies[n].Destination, "reason", sinks.ReasonOf(err), "error", err)
 		default:
-			l.postponeDeath(&outcomes[indexes[n]], "its copy could not be published: "+err.Error())
+			p.postponeDeath(of[n], "its copy could not be published: "+err.Error())
 		}
 	}
 }
 
 // deadCopy is what is published of a dead letter.
-func (l *Loop) deadCopy(m *sinks.Message, o *source.Outcome) sinks.Message {
+func (p *pipeline) deadCopy(m *sinks.Message, o *source.Outcome) sinks.Message {
 	c := *m
-	c.Destination = l.options.Copies.Destination(m.Topic, m.Type, m.Key)
-	c.Exchange = l.options.Copies.Exchange
+	c.Destination = p.Copies.Destination(m.Topic, m.Type, m.Key)
+	c.Exchange = p.Copies.Exchange
 	c.InSequence = false
 	about := []sinks.Header{
 		{Name: headerDeadReason, Value: o.Reason},
@@ -98,7 +98,7 @@ func (l *Loop) deadCopy(m *sinks.Message, o *source.Outcome) sinks.Message {
 }
 
 // postponeDeath lets a message wait that should have become a dead letter.
-func (l *Loop) postponeDeath(o *source.Outcome, why string) {
-	o.Verdict, o.RetryIn = source.Retrying, l.options.Failures.Backoff.pause(o.Attempts)
+func (p *pipeline) postponeDeath(o *source.Outcome, why string) {
+	o.Verdict, o.RetryIn = source.Retrying, p.Failures.Backoff.pause(o.Attempts)
 	o.Error += "; it waits to become a dead letter, since " + why
 }

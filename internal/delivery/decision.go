@@ -7,67 +7,74 @@ import (
 	"github.com/outboxrelay/relay/sinks"
 )
 
-// decide returns what becomes of each message, nil when all were published, and
-// makes what is held back in memory wait.
-func (l *Loop) decide(d *delivery) []source.Outcome {
-	l.mutex.Lock()
-	defer l.mutex.Unlock()
-	var outcomes []source.Outcome
-	if d.results != nil {
-		outcomes = make([]source.Outcome, len(d.results))
-	}
+// decide decides what becomes of each message, and opens and closes breakers.
+func (p *pipeline) decide(d *delivery) {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
 	now := time.Now()
 	messages := d.batch.Messages()
+	closing := !p.breakers.empty()
 	for i := range messages {
-		m, err := &messages[i], d.result(i)
-		if err == nil {
-			l.published(m)
-			if outcomes != nil {
-				outcomes[i].Verdict = source.Published
+		m, r := &messages[i], &d.results[i]
+		if r.err == nil {
+			r.outcome.Verdict = source.Published
+			if closing {
+				p.closed(m, p.breakers.published(now, m, r.target))
 			}
 			continue
 		}
-		switch sinks.ScopeOf(err) {
+		switch sinks.ScopeOf(r.err) {
 		case sinks.ScopeSkipped:
 		case sinks.ScopeSink:
-			outcomes[i].RetryIn = l.options.Failures.Backoff.pause(d.batch.Failures(i).Attempts)
+			r.outcome.RetryIn = p.Failures.Backoff.pause(d.batch.Failures(i).Attempts)
 		case sinks.ScopeDestination, sinks.ScopePartition:
-			outcomes[i].RetryIn = l.hold(now, d, i, err)
+			r.outcome.RetryIn = p.open(now, m, r)
 		case sinks.ScopeMessage:
-			outcomes[i] = l.options.Failures.refused(d.targets[i], d.batch.Failures(i).Attempts+1, err)
+			r.outcome = p.Failures.refused(r.target, d.batch.Failures(i).Attempts+1, r.err)
+			if closing {
+				p.closed(m, p.breakers.answered(now, m, r.target))
+			}
 		}
 	}
-	for _, h := range d.probes {
-		l.holds.end(h)
-	}
-	return outcomes
 }
 
-// published forgets what is remembered in memory of a message that got through.
-func (l *Loop) published(m *sinks.Message) {
-	back := l.holds.published(m.Topic, m.Key, m.Sequence)
-	if back == nil {
-		return
+// tried takes note that a batch has ended that may have tried breakers.
+func (p *pipeline) tried(d *delivery) {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	p.breakers.ended(time.Now(), d.tried, p.Failures.Backoff)
+	if everything := p.breakers.everything; everything != nil {
+		everything.trying = false
 	}
-	l.options.Logger.Info("a destination takes messages again", "topic", m.Topic, "destination", back.place.destination)
 }
 
-// hold makes a destination, or the key of a message whose part of a destination
-// takes nothing, wait in memory, and returns for how long.
-func (l *Loop) hold(now time.Time, d *delivery, i int, err error) time.Duration {
-	m, target := &d.batch.Messages()[i], d.targets[i]
-	s := scope{topic: m.Topic, key: m.Key, id: m.Sequence, everything: l.options.TotalOrder}
-	if sinks.ScopeOf(err) == sinks.ScopeDestination && l.oneDestination(target) {
-		s.wholeTopic, s.place = true, place{topic: m.Topic}
-		if target.Route != nil {
-			s.place = place{sink: target.Route.Sink(), exchange: target.Exchange, destination: target.Destination}
+// closed logs that a breaker closed, nil for none that is news.
+func (p *pipeline) closed(m *sinks.Message, closed *breaker) {
+	if closed != nil {
+		p.Logger.Info("a destination takes messages again", "topic", m.Topic, "destination", closed.place.destination)
+	}
+}
+
+// open opens the breaker of a destination or of a partition of it, or of the message's key where
+// that is all that is known to wait, and returns for how long.
+func (p *pipeline) open(now time.Time, m *sinks.Message, r *result) time.Duration {
+	s := scope{topic: m.Topic, key: m.Key, id: m.Sequence, everything: p.TotalOrder}
+	// Where types lead to different places, what waits is a key, so that it keeps its order.
+	if !p.Routes.DependsOnType() {
+		whole, part, divided := p.breakers.placesOf(m, r.target)
+		switch {
+		case sinks.ScopeOf(r.err) == sinks.ScopeDestination:
+			s.place, s.hasPlace = whole, true
+		case divided:
+			s.place, s.hasPlace = part, true
 		}
 	}
-	_, pause, news := l.holds.add(now, s, sinks.ReasonOf(err), l.options.Failures.Backoff)
+	_, pause, news := p.breakers.open(now, s, sinks.ReasonOf(r.err), p.Failures.Backoff)
 	if news {
-		l.options.Logger.Warn("a destination takes nothing; what goes there waits, other messages go on",
-			"topic", m.Topic, "destination", target.Destination, "concerns", sinks.ScopeOf(err).String(),
-			"id", m.Sequence, "message_id", uuid(m.ID), traceOf(m).attr(), "retry_in", pause.Round(time.Millisecond).String(), "reason", sinks.ReasonOf(err), "error", err)
+		p.Logger.Warn("a destination takes nothing; what goes there waits, other messages go on",
+			"topic", m.Topic, "destination", r.target.Destination, "concerns", sinks.ScopeOf(r.err).String(),
+			"id", m.Sequence, "message_id", uuid(m.ID), traceOf(m).attr(), "retry_in", pause.Round(time.Millisecond).String(),
+			"reason", sinks.ReasonOf(r.err), "error", r.err)
 	}
 	return pause
 }

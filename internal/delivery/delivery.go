@@ -1,154 +1,107 @@
+// Package delivery moves messages from a source through the routes to the
+// sinks and settles them. It is the only place that backs off: a source or a
+// sink that fails says so at once, and the pipeline decides who waits, for how long.
 package delivery
 
 import (
 	"context"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/outboxrelay/relay/internal/route"
 	"github.com/outboxrelay/relay/internal/source"
 	"github.com/outboxrelay/relay/internal/tracing"
 	"github.com/outboxrelay/relay/sinks"
 )
 
-// notifyPause is how soon after a claim a notification may cause the next one
-// when no batch is under way.
-const notifyPause = time.Millisecond
-
-// forever is longer than any wait of the loop.
-const forever = time.Hour
-
-// delivery is one batch on its way: its messages by sink, and their results.
+// delivery is one batch on its way: its messages by sink, and what becomes of them.
 type delivery struct {
-	batch   source.Batch
-	parcels []*parcel
-	// results has one entry per message of the batch once there is a failure.
-	results []error
-	targets []route.Target
+	batch    source.Batch
+	requests []*request
+	// results has one entry per message of the batch, and failed says that one has an error.
+	results []result
+	failed  bool
 	// held: the batch is of messages that were held back.
 	held bool
-	// probes are the holds that the batch tries.
-	probes []*hold
+	// tried are the breakers that the batch tries.
+	tried []*breaker
 	// trace is nil where the batch is not traced.
 	trace *tracing.Batch
 }
 
-// parcel is what goes to one sink.
-type parcel struct {
-	gate *gate
-	// closings is the gate's when the batch was claimed.
-	closings int
+// request is what goes to one sink.
+type request struct {
+	sink *sinkBreaker
+	// openings is the breaker's when the batch was claimed.
+	openings int
 	messages []sinks.Message
 	// indexes says which message of the batch each is; nil when it is all.
 	indexes []int
 }
 
-// exclude returns what the next claim must leave, how long that holds, and
-// whether there is anything to claim for.
-func (l *Loop) exclude(now time.Time) (source.Exclusion, time.Duration, bool) {
-	blocked := l.blocked()
-	l.mutex.Lock()
-	defer l.mutex.Unlock()
-	l.holds.expire(now)
-	wait := forever
-	if !l.holds.nextExpiry.IsZero() {
-		wait = max(l.holds.nextExpiry.Sub(now), 0)
+// index is the place in the batch of a message of the request.
+func (q *request) index(i int) int {
+	if q.indexes == nil {
+		return i
 	}
-	if len(blocked) == len(l.gates) || (l.options.TotalOrder && len(blocked) > 0) || l.holds.all() {
-		return source.Exclusion{}, wait, false
-	}
-	names := strings.Join(blocked, "\x00")
-	if l.built.holds != l.holds.version || l.built.blocked != names {
-		l.built.holds, l.built.blocked = l.holds.version, names
-		l.exclusion = source.Exclusion{}
-		if len(blocked) > 0 {
-			for _, r := range l.options.Routes.Routes() {
-				l.exclusion.Rules = append(l.exclusion.Rules, source.Rule{
-					TopicPattern: r.TopicPattern(), TypePattern: r.TypePattern(), AnyType: r.AnyType(),
-					HoldBack: slices.Contains(blocked, r.Sink()),
-				})
-			}
-		}
-		l.holds.exclude(&l.exclusion)
-	}
-	return l.exclusion, wait, true
+	return q.indexes[i]
 }
 
-// blocked names the sinks that nothing is claimed for, sorted.
-func (l *Loop) blocked() []string {
-	var names []string
-	for name, g := range l.gates {
-		if !g.passes() {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
+// newDelivery returns one for the batch, with the memory of an earlier one.
+func (p *pipeline) newDelivery(c claimed) *delivery {
+	d := p.deliveries.Get().(*delivery)
+	n := len(c.batch.Messages())
+	results := slices.Grow(d.results[:0], n)[:n]
+	clear(results)
+	*d = delivery{batch: c.batch, held: c.held, tried: c.tried, results: results, requests: d.requests[:0]}
+	return d
 }
 
-// route finds each message's destination and sorts the batch into parcels.
-func (l *Loop) route(batch source.Batch, held bool) *delivery {
-	messages := batch.Messages()
-	d := &delivery{batch: batch, targets: make([]route.Target, len(messages)), held: held}
-	var only *gate // while all go to one sink
+// route finds each message's destination and sorts the batch into requests.
+func (p *pipeline) route(c claimed) *delivery {
+	d := p.newDelivery(c)
+	messages := c.batch.Messages()
+	var only *sinkBreaker // while all go to one sink
 	mixed := false
 	for i := range messages {
 		m := &messages[i]
-		target, err := l.options.Routes.Resolve(m.Topic, m.Type, m.Key)
-		d.targets[i] = target
+		target, err := p.Routes.Resolve(m.Topic, m.Type, m.Key)
+		d.results[i].target = target
 		if err == nil {
-			err = batch.Refused(i)
+			err = c.batch.Refused(i)
 		}
 		if err != nil {
 			d.fail(i, err)
 			mixed = true
 			continue
 		}
-		m.Destination, m.Exchange, m.InSequence = target.Destination, target.Exchange, l.options.TotalOrder
-		g := l.gates[target.Route.Sink()]
-		mixed = mixed || (only != nil && only != g)
-		only = g
+		m.Destination, m.Exchange, m.InSequence = target.Destination, target.Exchange, p.TotalOrder
+		sink := p.all[target.Route.Sink()]
+		mixed = mixed || (only != nil && only != sink)
+		only = sink
 	}
-	if !mixed {
-		d.parcels = []*parcel{{gate: only, messages: messages}}
+	if mixed {
+		p.sort(d, messages)
 	} else {
-		d.sort(l, messages)
+		d.requests = append(d.requests, &request{sink: only, messages: messages})
 	}
-	for _, p := range d.parcels {
-		p.closings = p.gate.begin()
+	for _, q := range d.requests {
+		q.openings = q.sink.begin()
 	}
-	l.probe(d)
 	return d
 }
 
-// probe notes which holds the batch tries.
-func (l *Loop) probe(d *delivery) {
-	l.mutex.Lock()
-	defer l.mutex.Unlock()
-	if l.holds.empty() {
-		return
-	}
-	messages := d.batch.Messages()
-	for i := range messages {
-		if h := l.holds.begin(messages[i].Topic); h != nil {
-			d.probes = append(d.probes, h)
-		}
-	}
-}
-
-// sort makes a parcel per sink.
-func (d *delivery) sort(l *Loop, messages []sinks.Message) {
-	bySink := map[string]*parcel{}
+// sort makes a request per sink.
+func (p *pipeline) sort(d *delivery, messages []sinks.Message) {
+	bySink := map[string]*request{}
 	unroutable := map[source.Key]bool{}
 	for i := range messages {
 		key := source.Key{Topic: messages[i].Topic, Key: string(messages[i].Key)}
-		if l.options.TotalOrder {
+		if p.TotalOrder {
 			key = source.Key{}
 		}
-		keyed := messages[i].Key != nil || l.options.TotalOrder
-		if d.result(i) != nil {
+		keyed := messages[i].Key != nil || p.TotalOrder
+		if d.results[i].err != nil {
 			unroutable[key] = unroutable[key] || keyed
 			continue
 		}
@@ -156,92 +109,73 @@ func (d *delivery) sort(l *Loop, messages []sinks.Message) {
 			d.fail(i, sinks.ErrSkipped)
 			continue
 		}
-		name := d.targets[i].Route.Sink()
-		p, ok := bySink[name]
+		name := d.results[i].sink()
+		q, ok := bySink[name]
 		if !ok {
-			p = &parcel{gate: l.gates[name]}
-			bySink[name] = p
-			d.parcels = append(d.parcels, p)
+			q = &request{sink: p.all[name]}
+			bySink[name] = q
+			d.requests = append(d.requests, q)
 		}
-		p.messages = append(p.messages, messages[i])
-		p.indexes = append(p.indexes, i)
+		q.messages = append(q.messages, messages[i])
+		q.indexes = append(q.indexes, i)
 	}
-}
-
-func (d *delivery) fail(i int, err error) {
-	if d.results == nil {
-		d.results = make([]error, len(d.batch.Messages()))
-	}
-	d.results[i] = err
-}
-
-func (d *delivery) result(i int) error {
-	if d.results == nil {
-		return nil
-	}
-	return d.results[i]
 }
 
 // deliver publishes and settles.
-func (l *Loop) deliver(ctx context.Context, d *delivery) {
-	publishing, cancel := context.WithTimeout(ctx, l.options.PublishTimeout)
+func (p *pipeline) deliver(ctx context.Context, d *delivery) {
+	defer p.deliveries.Put(d)
+	publishing, cancel := context.WithTimeout(ctx, p.PublishTimeout)
 	defer cancel()
-	results := make([][]error, len(d.parcels))
-	publish := func(i int, p *parcel) {
+	answers := make([][]error, len(d.requests))
+	publish := func(i int, q *request) {
 		began := time.Now()
-		sending := d.sending(p)
-		results[i] = p.gate.publisher.Publish(publishing, p.messages)
-		l.options.Observer.PublishTook(p.gate.name, time.Since(began))
-		sending.End(results[i])
+		sending := d.sending(q)
+		answers[i] = q.sink.publisher.Publish(publishing, q.messages)
+		p.Observer.PublishTook(q.sink.name, time.Since(began))
+		sending.End(answers[i])
 	}
 	var wait sync.WaitGroup
-	for i, p := range d.parcels[min(1, len(d.parcels)):] {
-		wait.Go(func() { publish(i+1, p) })
+	for i, q := range d.requests[min(1, len(d.requests)):] {
+		wait.Go(func() { publish(i+1, q) })
 	}
-	if len(d.parcels) > 0 {
-		publish(0, d.parcels[0])
+	if len(d.requests) > 0 {
+		publish(0, d.requests[0])
 	}
 	wait.Wait()
-	for i, p := range d.parcels {
-		l.judge(d, p, results[i], ctx.Err() != nil)
+	for i, q := range d.requests {
+		p.judge(d, q, answers[i], ctx.Err() != nil)
 	}
-	outcomes := l.decide(d)
-	l.copyDead(publishing, d, outcomes)
-	l.settle(context.WithoutCancel(ctx), d, outcomes)
+	p.decide(d)
+	p.copyDead(publishing, d)
+	p.settle(context.WithoutCancel(ctx), d)
+	p.tried(d)
 }
 
 // sending begins the trace of what goes to a sink.
-func (d *delivery) sending(p *parcel) *tracing.Sending {
+func (d *delivery) sending(q *request) *tracing.Sending {
 	if d.trace == nil {
 		return nil
 	}
-	return d.trace.Send(p.gate.name, p.messages, func(i int) string {
-		if p.indexes != nil {
-			i = p.indexes[i]
-		}
+	return d.trace.Send(q.sink.name, q.messages, func(i int) string {
 		// A destination that is made of a key is one of too many to be a name.
-		if made := d.targets[i].Route; made.DependsOnKey() {
+		if made := d.results[q.index(i)].target.Route; made.DependsOnKey() {
 			return made.Template()
 		}
 		return ""
 	})
 }
 
-// judge takes a sink's results over and tells its gate, unless they are what
+// judge takes a sink's answers over and tells its breaker, unless they are what
 // they are because the relay stops.
-func (l *Loop) judge(d *delivery, p *parcel, results []error, stopping bool) {
+func (p *pipeline) judge(d *delivery, q *request, answers []error, stopping bool) {
 	var away error
-	answered := results == nil
-	for i, err := range results {
+	answered := answers == nil
+	for i, err := range answers {
 		if err == nil {
 			answered = true
 			continue
 		}
-		index := i
-		if p.indexes != nil {
-			index = p.indexes[i]
-		}
-		d.fail(index, err)
+		d.fail(q.index(i), err)
 		switch sinks.ScopeOf(err) {
 		case sinks.ScopeSink:
 			away = err
@@ -253,14 +187,8 @@ func (l *Loop) judge(d *delivery, p *parcel, results []error, stopping bool) {
 	switch {
 	case stopping:
 	case away != nil:
-		p.gate.failed(away, time.Now(), p.closings)
+		q.sink.failed(away, time.Now(), q.openings)
 	case answered:
-		p.gate.succeeded(time.Now(), p.closings)
+		q.sink.succeeded(time.Now(), q.openings)
 	}
-}
-
-// oneDestination reports whether all rows of a topic go where this one goes, so
-// that the topic waits as a whole.
-func (l *Loop) oneDestination(target route.Target) bool {
-	return !l.options.Routes.DependsOnType() && (target.Route == nil || !target.Route.DependsOnKey())
 }

@@ -14,7 +14,7 @@ import (
 // blackHole is a database that takes what it is sent and answers nothing, once
 // it is gone: every claim lasts until its own bound.
 type blackHole struct {
-	*table
+	view
 	gone  atomic.Bool
 	limit time.Duration
 }
@@ -23,7 +23,7 @@ func (s *blackHole) Claim(ctx context.Context, exclude source.Exclusion) (source
 	if s.gone.Load() {
 		return nil, s.swallow(ctx)
 	}
-	return s.table.Claim(ctx, exclude)
+	return s.view.Claim(ctx, exclude)
 }
 
 func (s *blackHole) ClaimHeld(ctx context.Context, _ source.Exclusion) (source.Batch, error) {
@@ -49,9 +49,13 @@ func TestLiveBearsADatabaseThatSwallowsEverything(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := newTable(1)
 		table.insert("orders", "a")
-		hole := &blackHole{table: table, limit: 37 * time.Second}
+		hole := &blackHole{limit: 37 * time.Second}
 		r := start(t, table, func(o *Options, r *relay) {
-			o.Source, o.Workers = hole, 1
+			o.Workers = 1
+			o.Source = func(p Pipeline) Source {
+				hole.view = table.source(p).(view)
+				return hole
+			}
 			r.main.delay = 29 * time.Second
 		})
 		time.Sleep(time.Second) // the batch is under way
@@ -65,17 +69,18 @@ func TestLiveBearsADatabaseThatSwallowsEverything(t *testing.T) {
 	})
 }
 
-func TestLiveNoticesALoopThatHangs(t *testing.T) {
-	l := New(Options{PollInterval: time.Second, PublishTimeout: time.Second, Workers: 1})
-	if err := l.Live(); err != nil {
+func TestLiveNoticesAPipelineThatHangs(t *testing.T) {
+	r := New(Options{PollInterval: time.Second, PublishTimeout: time.Second, Workers: 1})
+	if err := r.Live(); err != nil {
 		t.Errorf("before it runs: %v", err)
 	}
-	l.turned.Store(time.Now().Add(-20 * time.Second).UnixNano())
-	if err := l.Live(); err != nil {
+	p := r.pipelines[0]
+	p.turned.Store(time.Now().Add(-20 * time.Second).UnixNano())
+	if err := r.Live(); err != nil {
 		t.Errorf("within the bounds of a turn: %v", err)
 	}
-	l.turned.Store(time.Now().Add(-time.Hour).UnixNano())
-	if err := l.Live(); err == nil || !strings.Contains(err.Error(), "start it anew") {
+	p.turned.Store(time.Now().Add(-time.Hour).UnixNano())
+	if err := r.Live(); err == nil || !strings.Contains(err.Error(), "restart it") {
 		t.Errorf("an hour later: %v", err)
 	}
 }

@@ -2,16 +2,25 @@ package delivery
 
 import (
 	"cmp"
+	"time"
 
 	"github.com/outboxrelay/relay/internal/route"
 	"github.com/outboxrelay/relay/internal/source"
 	"github.com/outboxrelay/relay/sinks"
 )
 
+// permanentPause is the longest pause before a message is tried again that cannot succeed as it is.
+const permanentPause = time.Hour
+
 // refused decides about a message that was refused, for the n-th time in a row.
 func (f *Failures) refused(target route.Target, n int, err error) source.Outcome {
+	backoff := f.Backoff
+	if sinks.IsPermanent(err) {
+		// Only a change by somebody lets it through, and there may be many: the tries thin out.
+		backoff.Max = max(backoff.Max, permanentPause)
+	}
 	outcome := source.Outcome{
-		Verdict: source.Retrying, Attempts: n, RetryIn: f.Backoff.pause(n),
+		Verdict: source.Retrying, Attempts: n, RetryIn: backoff.pause(n),
 		Reason: sinks.ReasonOf(err), Error: err.Error(),
 	}
 	if n < f.MaxAttempts && !sinks.IsPermanent(err) {

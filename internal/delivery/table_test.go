@@ -3,7 +3,6 @@ package delivery
 import (
 	"context"
 	"errors"
-	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -26,9 +25,11 @@ type table struct {
 	// heldFault is of ClaimHeld alone.
 	heldFault error
 	settles   error
+	// unsettled are rows that were published and could not be settled.
+	unsettled map[*row]bool
+	resettles []time.Time
 	// unrecorded is what Settle answers that has refused messages to record.
 	unrecorded error
-	patterns   map[string]*regexp.Regexp
 	// entries are what holds back rows, by the id of the refused one.
 	entries map[int64]*heldRow
 	total   bool
@@ -50,7 +51,7 @@ type row struct {
 }
 
 func newTable(batch int) *table {
-	return &table{batch: batch, patterns: map[string]*regexp.Regexp{}, entries: map[int64]*heldRow{}}
+	return &table{batch: batch, entries: map[int64]*heldRow{}, unsettled: map[*row]bool{}}
 }
 
 // insert adds a row; an empty key is null. It returns the row's id.
@@ -119,11 +120,35 @@ func (t *table) openClaims() int {
 	return t.open
 }
 
+// source returns the rows of a pipeline.
+func (t *table) source(p Pipeline) Source {
+	return view{t, func(r *row) bool { return p.Everything || p.Filter.Match(r.message.Topic, r.message.Type) }}
+}
+
+// view is the rows of a table that one pipeline has.
+type view struct {
+	*table
+	mine func(*row) bool
+}
+
 // Claim implements Source.
-func (t *table) Claim(_ context.Context, exclude source.Exclusion) (source.Batch, error) {
-	t.mutex.Lock()
-	defer t.mutex.Unlock()
-	t.claims = append(t.claims, time.Now())
+func (v view) Claim(_ context.Context, exclude source.Exclusion) (source.Batch, error) {
+	v.mutex.Lock()
+	defer v.mutex.Unlock()
+	v.claims = append(v.claims, time.Now())
+	return v.take(func(r *row) bool { return !v.holds(r) && !v.excludes(exclude, r) })
+}
+
+// ClaimNamed implements Source.
+func (v view) ClaimNamed(_ context.Context, ids []int64) (source.Batch, error) {
+	v.mutex.Lock()
+	defer v.mutex.Unlock()
+	return v.take(func(r *row) bool { return !v.holds(r) && slices.Contains(ids, r.message.Sequence) })
+}
+
+// take claims the rows of the view that may be published; the mutex is held.
+func (v view) take(may func(*row) bool) (source.Batch, error) {
+	t := v.table
 	if t.fault != nil {
 		return nil, t.fault
 	}
@@ -135,7 +160,7 @@ func (t *table) Claim(_ context.Context, exclude source.Exclusion) (source.Batch
 	}
 	b := &memoryBatch{table: t}
 	for _, r := range t.rows {
-		if r.published || r.locked || busy[keyOf(r)] || t.holds(r) || t.excludes(exclude, r) {
+		if r.published || r.locked || t.unsettled[r] || busy[keyOf(r)] || !v.mine(r) || !may(r) {
 			continue
 		}
 		if len(b.rows) == t.batch {
@@ -153,6 +178,31 @@ func (t *table) Claim(_ context.Context, exclude source.Exclusion) (source.Batch
 	}
 	t.open++
 	return b, nil
+}
+
+// Notified implements Source.
+func (t *table) Notified() {}
+
+// Unsettled implements Source.
+func (t *table) Unsettled() int {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	return len(t.unsettled)
+}
+
+// Resettle implements Source.
+func (t *table) Resettle(context.Context) error {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	t.resettles = append(t.resettles, time.Now())
+	if t.settles != nil {
+		return &source.UnsettledError{Rows: len(t.unsettled), Err: t.settles}
+	}
+	for r := range t.unsettled {
+		r.published = true
+	}
+	clear(t.unsettled)
+	return nil
 }
 
 // holds reports whether the row is held back by one that was refused.
@@ -180,7 +230,8 @@ func (t *table) held() map[int64]source.Failures {
 }
 
 // ClaimHeld implements Source.
-func (t *table) ClaimHeld(_ context.Context, exclude source.Exclusion) (source.Batch, error) {
+func (v view) ClaimHeld(_ context.Context, exclude source.Exclusion) (source.Batch, error) {
+	t := v.table
 	t.mutex.Lock()
 	defer t.mutex.Unlock()
 	if err := errors.Join(t.fault, t.heldFault); err != nil {
@@ -191,7 +242,7 @@ func (t *table) ClaimHeld(_ context.Context, exclude source.Exclusion) (source.B
 		switch {
 		case !slices.Contains(t.rows, e.row): // cancelled
 			delete(t.entries, id)
-		case !time.Now().Before(e.next) && !e.row.locked && !t.excludes(exclude, e.row) && len(b.rows) < t.batch:
+		case !time.Now().Before(e.next) && !e.row.locked && v.mine(e.row) && !t.excludes(exclude, e.row) && len(b.rows) < t.batch:
 			b.rows = append(b.rows, e.row)
 			b.messages = append(b.messages, e.row.message)
 			e.row.locked = true
@@ -229,18 +280,8 @@ func keyOf(r *row) source.Key {
 }
 
 func (t *table) excludes(e source.Exclusion, r *row) bool {
-	if slices.Contains(e.Topics, r.message.Topic) || slices.Contains(e.IDs, r.message.Sequence) {
-		return true
-	}
-	if r.message.Key != nil && slices.Contains(e.Keys, keyOf(r)) {
-		return true
-	}
-	for _, rule := range e.Rules {
-		if t.matches(rule.TopicPattern, r.message.Topic) && t.matches(rule.TypePattern, r.message.Type) {
-			return rule.HoldBack
-		}
-	}
-	return false
+	m := &r.message
+	return e.Holds != nil && e.Holds(&source.Row{ID: m.Sequence, Topic: m.Topic, Type: m.Type, Key: m.Key})
 }
 
 // memoryBatch is a claim of a table.
@@ -269,10 +310,17 @@ func (b *memoryBatch) Settle(ctx context.Context, outcomes []source.Outcome) err
 	b.table.mutex.Lock()
 	defer b.table.mutex.Unlock()
 	b.end()
-	err := errors.Join(ctx.Err(), b.table.settles)
-	if err != nil {
-		return err
+	if err := errors.Join(ctx.Err(), b.table.settles); err != nil {
+		published := 0
+		for i, r := range b.rows {
+			if outcomes == nil || outcomes[i].Verdict == source.Published {
+				b.table.unsettled[r] = true
+				published++
+			}
+		}
+		return &source.UnsettledError{Rows: published, Err: err}
 	}
+	var err error
 	for i, r := range b.rows {
 		o := source.Outcome{Verdict: source.Published}
 		if outcomes != nil {
@@ -322,13 +370,4 @@ func (b *memoryBatch) end() {
 		r.locked = false
 	}
 	b.table.open--
-}
-
-func (t *table) matches(pattern, text string) bool {
-	compiled, ok := t.patterns[pattern]
-	if !ok {
-		compiled = regexp.MustCompile(pattern)
-		t.patterns[pattern] = compiled
-	}
-	return compiled.MatchString(text)
 }

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"encoding/hex"
 	"strconv"
 	"time"
 )
@@ -54,6 +55,19 @@ func secondsArray(durations []time.Duration) []byte {
 			b = append(b, ',')
 		}
 		b = strconv.AppendFloat(b, d.Seconds(), 'f', 6, 64)
+	}
+	return append(b, '}')
+}
+
+// uuidArray returns the array literal of UUIDs.
+func uuidArray(ids [][16]byte) []byte {
+	b := make([]byte, 0, 2+33*len(ids))
+	b = append(b, '{')
+	for i, id := range ids {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = hex.AppendEncode(b, id[:])
 	}
 	return append(b, '}')
 }

@@ -30,8 +30,8 @@ type Batch interface {
 	// Settle records what became of the messages, one outcome for each or nil
 	// when all were published, and ends the batch, whatever it returns. Of one
 	// key at most one message may be refused, and none behind it published.
-	// After an error messages may be claimed again, at worst as duplicates; after
-	// an UnrecordedError only those that were not published.
+	// After an UnrecordedError only those are handed out again that were not published, after an
+	// UnsettledError also others, but not by this source.
 	Settle(ctx context.Context, outcomes []Outcome) error
 	// Release gives all messages back and ends the batch.
 	Release()
@@ -45,14 +45,23 @@ type rowBatch struct {
 	conn    *pgxpool.Conn
 	buffer  []byte
 	headers []sinks.Header
-	// leftOut are the keys with a row that somebody else has locked, and
-	// leftOutIDs such rows without a key.
+	// leftOut are the keys whose rows are left out from some row on, and lockedRows the
+	// rows that somebody else has locked.
 	leftOut    map[Key]struct{}
-	leftOutIDs []int64
+	lockedRows []lockedID
 	// refused are messages that cannot be sent, by their index.
 	refused map[int]error
 	// held is what a batch of held back messages has besides, nil for others.
 	held *heldBatch
+	// exclude is what the caller leaves out, and heldBack how many rows were read that are.
+	exclude  Exclusion
+	heldBack int
+	// read counts the rows, and bytes their size.
+	read, bytes int
+	// shards is how many the batch has locked.
+	shards int
+	// delayed are the shards of delayed rows in the batch.
+	delayed []int
 	// full: there is more where this came from.
 	full bool
 	// inserted and flushed are log positions: of the snapshot's end, and of the
@@ -70,6 +79,13 @@ type position struct {
 }
 
 const allShards = -1
+
+// lockedID is a row that somebody else has locked.
+type lockedID struct {
+	id    int64
+	key   Key
+	keyed bool
+}
 
 // Messages implements Batch.
 func (b *rowBatch) Messages() []sinks.Message { return b.messages }
@@ -89,11 +105,23 @@ func (b *rowBatch) Failures(i int) Failures {
 }
 
 // Release implements Batch.
-func (b *rowBatch) Release() { b.end() }
+func (b *rowBatch) Release() {
+	b.forgetDelayed()
+	b.end()
+}
 
 func (b *rowBatch) end() {
 	release(b.conn)
+	b.claimer.share.took(-b.shards)
 	b.recycle()
+}
+
+// forgetDelayed makes the batch's delayed rows be looked for again, before anybody else can have its shards.
+func (b *rowBatch) forgetDelayed() {
+	for _, shard := range b.delayed {
+		b.claimer.delayed.forget(shard)
+	}
+	b.delayed = b.delayed[:0]
 }
 
 // recycle empties the batch for the next claim.
@@ -104,6 +132,6 @@ func (b *rowBatch) recycle() {
 	}
 	clear(b.messages) // drops what their slices point to
 	clear(b.headers)
-	*b = rowBatch{messages: b.messages[:0], buffer: b.buffer[:0], headers: b.headers[:0], reached: b.reached[:0], ids: b.ids[:0]}
+	*b = rowBatch{messages: b.messages[:0], buffer: b.buffer[:0], headers: b.headers[:0], reached: b.reached[:0], ids: b.ids[:0], delayed: b.delayed[:0]}
 	claimer.batches.Put(b)
 }

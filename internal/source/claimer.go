@@ -13,10 +13,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"math/rand/v2"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -46,9 +44,6 @@ const (
 )
 
 const (
-	// shardsPerClaim is how many shards a claim locks at most: a quarter, so
-	// that four workers, of one relay or of several, find work side by side.
-	shardsPerClaim = Shards / 4
 	// claimBytes bounds a claim's payloads and headers, so that a batch of
 	// large messages does not take the relay's memory. One row may exceed it.
 	claimBytes = 8 << 20
@@ -56,9 +51,12 @@ const (
 	// publish_timeout before it ends the session: for the flush barrier and for
 	// settling.
 	holdMargin = 5 * time.Second
-	// lockedFor is how long a key is left out because a row of it was locked by
-	// somebody else, before that is tried again.
-	lockedFor = 500 * time.Millisecond
+	// walkedRows is how many rows of a shard a claim walks over at most before it finds one that is not left
+	// out; floors rise over the others. One claim in some goes on until it finds one, since
+	// floors may be unable to rise.
+	walkedRows = 4096
+	// thoroughShare bounds the share of time that such claims may take: one part in so many.
+	thoroughShare = 20
 	// flushTimeout bounds the flush barrier, which is part of that margin.
 	flushTimeout = holdMargin - time.Second
 	// rollbackTimeout bounds giving up a claim; past it the connection is
@@ -76,6 +74,12 @@ type Options struct {
 	// PublishTimeout is how long the caller may take between Claim and Settle.
 	// Some seconds later the server ends the session and frees the locks.
 	PublishTimeout time.Duration
+	// Workers is how many batches the caller has under way at most; 0 is one.
+	Workers int
+	// Pipeline names one of several Claimers that share a table, each with a Filter of its own: a SQL
+	// condition on the expressions of a row's topic and type that selects its rows. Empty and nil: all rows.
+	Pipeline string
+	Filter   func(topic, typ string) string
 }
 
 // Claimer claims batches of pending rows. Claim is for one goroutine; the
@@ -84,58 +88,76 @@ type Claimer struct {
 	pool       *pgxpool.Pool
 	options    Options
 	statements statements
-	lockClass  string
-	settle     string
-	writers    string
-	lowest     string
-	highest    string
-	due        string
-	reserve    string
-	unexcluded claimStatements
-	held       heldStatements
+	// lockClass is of the table's shards, and ownClass of the pipeline's, the same where it is the only one.
+	lockClass, ownClass string
+	settle              string
+	due                 string
+	reserve             string
+	dueShards           string
+	listDueIDs          string
+	claims              claimStatements
+	held                heldStatements
+	looks               lookStatements
 	// often are the statements that are worth preparing.
-	often  []string
-	floors floors
+	often []string
+
+	floors  floors
+	share   share
+	delayed delayedRows
+	locked  lockedRows
 	// agenda is when the first of the held back rows is due.
-	agenda agenda
+	agenda    agenda
+	unsettled unsettled
+	// excluded is what floors know of what is left out.
+	excluded struct{ caller, locked, unsettled uint64 }
 	// idle: the last claim got no shard.
 	idle bool
 	// notified: somebody says that there is something.
 	notified atomic.Bool
-	// around makes the next claim work around rows that somebody else has
-	// locked; it leaves their keys out until lockedUntil.
-	around      bool
-	locked      Exclusion
-	lockedUntil time.Time
-	batches     sync.Pool
-	decoder     decoder
+	// around makes the next claim work around rows that somebody else has locked.
+	around bool
+	// thorough is when the next claim may walk as far as it takes.
+	thorough time.Time
+	batches  sync.Pool
+	decoder  decoder
 }
 
 // NewClaimer returns a Claimer on the pool. Each batch under way holds one of
 // the pool's connections, and the flush barrier needs one more at times.
 func NewClaimer(pool *pgxpool.Pool, options Options) *Claimer {
 	s := newStatements(options.Schema, options.Table)
+	s.filter = options.Filter
+	// The class tells the shards of one table from those of another.
+	class := strconv.Itoa(int(LockClass(options.Schema, options.Table)))
 	c := &Claimer{
 		pool:       pool,
 		options:    options,
 		statements: s,
-		// The class tells the shards of one table from those of another.
-		lockClass:  strconv.Itoa(int(LockClass(options.Schema, options.Table))),
+		lockClass:  class,
+		ownClass:   class,
 		settle:     s.expand(markSQL, "", ""),
-		writers:    s.expand(writersSQL, "", ""),
 		reserve:    s.expand(reserveMarkSQL, "", ""),
-		lowest:     s.look(options.Ordering),
-		highest:    s.expand(highestSQL, "", ""),
 		due:        s.expand(dueSQL, "", ""),
-		unexcluded: s.claim(options.Ordering, func(int) string { return "" }),
-		held:       s.held(options.Ordering, ""),
+		claims:     s.claim(&options),
+		held:       s.held(options.Ordering),
+		looks:      s.look(options.Ordering),
 		floors:     newFloors(),
+		share:      share{workers: options.Workers},
+		locked:     newLockedRows(),
 		decoder:    newDecoder(),
+	}
+	if options.Filter != nil {
+		c.ownClass = strconv.Itoa(int(pipelineClass(options.Schema, options.Table, options.Pipeline)))
 	}
 	if options.OnPublished == Delete {
 		c.settle, c.reserve = s.expand(deleteSQL, "", ""), s.expand(reserveDeleteSQL, "", "")
 	}
-	c.often = []string{settingsSQL, c.reserve, c.unexcluded.lock, c.unexcluded.read, c.settle, c.lowest, c.highest, c.writers, c.due}
+	exclude := notHeld(options.Ordering) + s.others("o.topic", "o.type")
+	c.dueShards, c.listDueIDs = s.expand(dueShardsSQL, exclude, ""), s.expand(listDueSQL, exclude, "")
+	c.often = []string{
+		settingsSQL, endedSQL, c.reserve, c.claims.lock, c.claims.read, c.settle, c.due, c.dueShards, c.listDueIDs,
+		c.looks.settings, c.looks.lowest, c.looks.restricted, c.looks.highest, c.looks.walk, c.looks.writers,
+	}
 	c.batches.New = func() any { return new(rowBatch) }
 	return c
 }
@@ -150,6 +172,34 @@ func (c *Claimer) Notified() { c.notified.Store(true) }
 // other Claimer gets rows of its keys (ordering none: no other rows of it).
 // All of its rows are committed and flushed to disk.
 func (c *Claimer) Claim(ctx context.Context, exclude Exclusion) (Batch, error) {
+	return c.onConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) (*rowBatch, error) {
+		return c.claim(ctx, conn, exclude)
+	})
+}
+
+// ClaimNamed is Claim for the rows with these ids, as far as they are pending and nothing holds them
+// back but an exclusion: it tries whether what is left out can be published again.
+func (c *Claimer) ClaimNamed(ctx context.Context, ids []int64) (Batch, error) {
+	return c.onConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) (*rowBatch, error) {
+		if err := prepare(ctx, conn.Conn().PgConn(), c.often); err != nil {
+			return nil, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
+		}
+		batch := c.newBatch(conn, Exclusion{})
+		parameters := [][]byte{[]byte(c.lockClass), idArray(ids)}
+		if c.lockClass != c.ownClass && c.options.Ordering != OrderNone {
+			parameters = append(parameters, []byte(c.ownClass))
+		}
+		read := c.claims.named
+		if c.around {
+			read = c.claims.namedAround
+		}
+		_, err := c.take(ctx, batch, c.claims.lockNamed, parameters, read, &offered{ids: ids}, walkedRows)
+		return c.taken(batch, err)
+	})
+}
+
+// onConn runs a claim on a connection of the pool, which the batch keeps.
+func (c *Claimer) onConn(ctx context.Context, claim func(context.Context, *pgxpool.Conn) (*rowBatch, error)) (Batch, error) {
 	// The server bounds each statement alike; this is for a connection that
 	// swallows everything.
 	ctx, cancel := context.WithTimeout(ctx, c.holdTimeout())
@@ -158,12 +208,33 @@ func (c *Claimer) Claim(ctx context.Context, exclude Exclusion) (Batch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the database: %w", err)
 	}
-	batch, err := c.claim(ctx, conn, exclude)
+	batch, err := claim(ctx, conn)
 	if batch == nil {
 		c.giveUp(ctx, conn, err)
 		return nil, err
 	}
 	return batch, nil
+}
+
+// newBatch returns an empty batch on the connection.
+func (c *Claimer) newBatch(conn *pgxpool.Conn, exclude Exclusion) *rowBatch {
+	batch := c.batches.Get().(*rowBatch)
+	batch.claimer, batch.conn, batch.exclude = c, conn, exclude
+	return batch
+}
+
+// taken returns the batch if there is anything in it.
+func (c *Claimer) taken(batch *rowBatch, err error) (*rowBatch, error) {
+	if err == nil && len(batch.messages) > 0 {
+		c.share.took(batch.shards)
+		return batch, nil
+	}
+	batch.recycle()
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "55P03" { // lock_not_available
+		c.around = true
+		return nil, errRowLocked
+	}
+	return nil, err
 }
 
 // giveUp ends a claim that has no batch.
@@ -180,46 +251,76 @@ func (c *Claimer) holdTimeout() time.Duration { return c.options.PublishTimeout 
 
 // claim leaves conn to the batch that it returns, and to its caller otherwise.
 func (c *Claimer) claim(ctx context.Context, conn *pgxpool.Conn, exclude Exclusion) (*rowBatch, error) {
-	exclude = c.withLocked(exclude, time.Now())
-	sql, excluded := c.unexcluded, exclude.parameters()
-	if len(excluded) > 0 {
-		sql = c.statements.claim(c.options.Ordering, exclude.sql)
-	}
-	err := prepare(ctx, conn.Conn().PgConn(), c.often)
-	if err != nil {
+	pg := conn.Conn().PgConn()
+	if err := prepare(ctx, pg, c.often); err != nil {
 		return nil, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
 	}
-	if err := c.look(ctx, conn.Conn().PgConn()); err != nil {
+	if err := c.lookAtLocked(ctx, pg); err != nil {
 		return nil, err
 	}
-	probe := c.idle && c.options.Ordering != OrderNone
-	if notified := c.notified.Swap(false); probe && !notified {
-		pending, err := c.probe(ctx, conn.Conn().PgConn(), sql.lock, excluded)
-		if err != nil || !pending {
+	if err := c.look(ctx, pg, &exclude); err != nil {
+		return nil, err
+	}
+	walk, thorough := c.reach(time.Now())
+	probe := c.idle && c.options.Ordering != OrderNone || c.delayed.never()
+	if notified := c.notified.Swap(false); probe && (!notified || c.delayed.never()) {
+		pending, err := c.probe(ctx, pg, walk)
+		if err != nil || !pending && c.options.Ordering != OrderNone {
 			return nil, err
 		}
 	}
-	batch := c.batches.Get().(*rowBatch)
-	batch.claimer, batch.conn = c, conn
-	shards, err := c.take(ctx, batch, sql, excluded)
+	batch := c.newBatch(conn, exclude)
+	shards, err := c.takeNext(ctx, batch, walk)
 	c.idle = shards == 0
+	c.reached(thorough)
 	if err == nil {
 		c.learn(batch, shards)
-	}
-	if err != nil || len(batch.messages) == 0 {
-		batch.recycle()
-		if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "55P03" { // lock_not_available
-			c.around = true
-			return nil, errRowLocked
+		if shards > 0 && batch.read == 0 && c.floors.owed() {
+			err = errPassed
 		}
-		return nil, err
 	}
-	return batch, nil
+	return c.taken(batch, err)
+}
+
+// errPassed says that a claim read nothing, perhaps because a transaction ended that the floors had
+// passed.
+var errPassed = errors.New("a transaction may have ended whose rows lie below what claims look at; the next claim finds out")
+
+// reach is how many rows of a shard the next claim may walk over, and when it began if that is more than
+// usual.
+func (c *Claimer) reach(now time.Time) (rows int64, thorough time.Time) {
+	if !c.floors.restricted || now.Before(c.thorough) {
+		return walkedRows, time.Time{}
+	}
+	return math.MaxInt32, now
+}
+
+// reached takes note of how long a claim took that walked as far as it took.
+func (c *Claimer) reached(began time.Time) {
+	if !began.IsZero() {
+		now := time.Now()
+		c.thorough = now.Add(max(thoroughShare*now.Sub(began), fullLookInterval))
+	}
+}
+
+// holds reports whether a row is left out of claims for now. Of a row that the caller does not know
+// the message id it is nil.
+func (c *Claimer) holds(exclude *Exclusion, row *Row, message []byte) bool {
+	return exclude.Holds != nil && exclude.Holds(row) || c.locked.holds(row) || c.unsettled.has(row.ID, message)
+}
+
+// shrunk reports whether less is left out than when it was asked last.
+func (c *Claimer) shrunk(exclude *Exclusion) bool {
+	now := c.excluded
+	now.caller, now.locked, now.unsettled = exclude.Shrunk, c.locked.freed, c.unsettled.version()
+	was := c.excluded
+	c.excluded = now
+	return was != now
 }
 
 // learn takes note of what a claim of so many shards read.
 func (c *Claimer) learn(batch *rowBatch, shards int) {
-	c.floors.claimed(len(batch.messages))
+	c.floors.claimed(len(batch.messages), batch.heldBack)
 	for _, r := range batch.reached {
 		c.floors.saw(r.shard, r.id)
 	}
@@ -227,7 +328,7 @@ func (c *Claimer) learn(batch *rowBatch, shards int) {
 		return // nothing was read
 	}
 	// A claim that got all the shards that it may have leaves others with rows.
-	batch.full = len(batch.messages) >= c.perShard(shards) || c.options.Ordering == OrderKey && shards == shardsPerClaim
+	batch.full = batch.read >= c.perShard(shards) || c.options.Ordering == OrderKey && shards >= c.share.size(time.Now())
 	c.leaveOut(batch)
 }
 
@@ -235,73 +336,67 @@ func (c *Claimer) learn(batch *rowBatch, shards int) {
 // that the next one will work around it.
 var errRowLocked = errors.New("a pending row is locked by another session; the next claim leaves its key out")
 
-// withLocked adds the keys and rows that were found locked a moment ago, so
-// that they do not fill the next batches with what cannot be had.
-func (c *Claimer) withLocked(exclude Exclusion, now time.Time) Exclusion {
-	if now.After(c.lockedUntil) {
-		c.locked = Exclusion{}
-		return exclude
-	}
-	exclude.Keys = slices.Concat(exclude.Keys, c.locked.Keys)
-	exclude.IDs = slices.Concat(exclude.IDs, c.locked.IDs)
-	return exclude
-}
-
 // leaveOut notes what a batch worked around. A total order has nothing else to
-// do meanwhile, and goes on working around. The time begins with the first key:
-// if later ones put it off, a key could be left out for ever.
+// do meanwhile, and goes on working around.
 func (c *Claimer) leaveOut(batch *rowBatch) {
-	nothing := len(batch.leftOut) == 0 && len(batch.leftOutIDs) == 0
-	if c.options.Ordering == OrderTotal && !nothing {
+	if c.options.Ordering == OrderTotal && len(batch.lockedRows) > 0 {
 		return
 	}
 	c.around = false
-	if nothing {
-		return
+	for _, row := range batch.lockedRows {
+		c.locked.add(row.id, row.key, row.keyed)
 	}
-	if len(c.locked.Keys) == 0 && len(c.locked.IDs) == 0 {
-		c.lockedUntil = time.Now().Add(lockedFor)
-	}
-	c.locked.Keys = slices.AppendSeq(c.locked.Keys, maps.Keys(batch.leftOut))
-	c.locked.IDs = append(c.locked.IDs, batch.leftOutIDs...)
 }
 
 // IsTransient reports whether err is part of normal work: claim again at once.
-func IsTransient(err error) bool { return errors.Is(err, errRowLocked) }
+func IsTransient(err error) bool { return errors.Is(err, errRowLocked) || errors.Is(err, errPassed) }
 
 // probe runs the statement that locks shards by itself, so that they are free
 // again when it ends, and reports whether it found any. It is one round trip,
 // where a transaction that is given up is two and three times the statements, and an
 // idle relay does little else.
-func (c *Claimer) probe(ctx context.Context, conn *pgconn.PgConn, sql string, excluded [][]byte) (bool, error) {
+func (c *Claimer) probe(ctx context.Context, conn *pgconn.PgConn, walk int64) (bool, error) {
 	batch := &pgconn.Batch{}
-	preparedOn(conn).add(batch, sql, c.lockParameters(0, excluded), nil)
-	preparedOn(conn).add(batch, c.due, nil, nil)
+	prepared := preparedOn(conn)
+	prepared.add(batch, settingsSQL, [][]byte{milliseconds(c.holdTimeout())}, nil)
+	prepared.add(batch, c.claims.lock, c.lockParameters(0, walk), nil)
+	prepared.add(batch, c.due, nil, nil)
+	prepared.add(batch, endedSQL, [][]byte{textArray(c.floors.xids())}, nil)
+	asks := c.delayed.asks(time.Now())
+	if asks {
+		prepared.add(batch, c.dueShards, nil, nil)
+	}
 	results, err := conn.ExecBatch(ctx, batch).ReadAll()
 	if err == nil {
-		err = c.agenda.read(results[1])
+		err = c.agenda.read(results[2])
 	}
-	var shards int
+	if err == nil && len(results[3].Rows) > 0 && c.floors.owed() {
+		return false, errPassed
+	}
+	if err == nil && asks {
+		err = c.delayed.read(time.Now(), results[4])
+	}
+	var shards []int64
 	if err == nil {
-		shards, err = countOf(results[0].Rows)
+		shards, err = lockedShards(results[1].Rows)
 	}
 	if err != nil {
 		return false, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
 	}
-	return shards > 0, nil
+	return len(shards) > 0 || len(c.delayed.any()) > 0, nil
 }
 
-// countOf decodes the answer of a statement that locks shards.
-func countOf(rows [][][]byte) (int, error) {
+// lockedShards decodes the answer of a statement that locks shards.
+func lockedShards(rows [][][]byte) ([]int64, error) {
 	if len(rows) != 1 || len(rows[0]) != 2 {
-		return 0, errShape
+		return nil, errShape
 	}
-	return strconv.Atoi(string(rows[0][0]))
+	return parseIDs(rows[0][1])
 }
 
 // lockParameters are those of the statement that locks shards, from shard first
 // on.
-func (c *Claimer) lockParameters(first int, excluded [][]byte) [][]byte {
+func (c *Claimer) lockParameters(first int, walk int64) [][]byte {
 	if c.options.Ordering == OrderNone {
 		shards := make([]int64, Shards)
 		for i := range shards {
@@ -309,27 +404,117 @@ func (c *Claimer) lockParameters(first int, excluded [][]byte) [][]byte {
 		}
 		return [][]byte{idArray(shards)}
 	}
-	return append([][]byte{
-		[]byte(c.lockClass), []byte(strconv.Itoa(first)), []byte(strconv.Itoa(shardsPerClaim)), idArray(c.floors.floor[:]),
-	}, excluded...)
+	parameters := [][]byte{
+		[]byte(c.lockClass), itoa(first), itoa(c.share.size(time.Now())), idArray(c.floors.lifted[:]),
+		intArray(c.delayed.any()), []byte(strconv.FormatInt(walk, 10)),
+	}
+	if c.lockClass != c.ownClass {
+		parameters = append(parameters, []byte(c.ownClass))
+	}
+	return parameters
 }
 
-// take begins the transaction, locks shards with pending rows, fills the batch
-// with those and waits until they are on disk. It returns the number of shards.
-func (c *Claimer) take(ctx context.Context, batch *rowBatch, sql claimStatements, excluded [][]byte) (shards int, err error) {
+// takeNext locks the next shards that have pending rows, and reads those. It returns the number of shards.
+func (c *Claimer) takeNext(ctx context.Context, batch *rowBatch, walk int64) (int, error) {
+	read := c.claims.read
+	if c.around {
+		read = c.claims.readAround
+	}
+	lock := c.lockParameters(rand.IntN(Shards), walk)
+	if len(c.delayed.any()) == 0 {
+		return c.take(ctx, batch, c.claims.lock, lock, read, nil, walk)
+	}
+	// The delayed rows of the shards have to be named.
+	pg := batch.conn.Conn().PgConn()
+	request := &pgconn.Batch{}
+	c.begin(preparedOn(pg), request)
+	preparedOn(pg).add(request, c.claims.lock, lock, nil)
+	now := time.Now()
+	asks := c.delayed.asks(now)
+	if asks {
+		preparedOn(pg).add(request, c.dueShards, nil, nil)
+	}
+	results, err := pg.ExecBatch(ctx, request).ReadAll()
+	var shards []int64
+	if err == nil {
+		shards, err = lockedShards(results[beginStatements].Rows)
+	}
+	if err == nil && asks {
+		err = c.delayed.read(now, results[beginStatements+1])
+	}
+	if err == nil {
+		err = c.listDue(ctx, pg, shards)
+	}
+	if err != nil {
+		return len(shards), fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
+	}
+	batch.shards = len(shards)
+	offer := c.delayed.offer(shards, c.perShard(max(len(shards), 1)))
+	if err := c.fill(ctx, batch, read, c.readParameters(&offer, walk)); err != nil {
+		return len(shards), err
+	}
+	c.tookDelayed(batch, &offer, len(shards))
+	return len(shards), nil
+}
+
+// tookDelayed takes the delayed rows off their lists that the batch has, and those that it would have if they
+// could be had.
+func (c *Claimer) tookDelayed(batch *rowBatch, offer *offered, shards int) {
+	reached := map[int]int64{}
+	for _, r := range batch.reached {
+		reached[r.shard] = r.id
+	}
+	cut := batch.read >= c.options.BatchSize || batch.bytes >= claimBytes/2 || batch.read >= c.perShard(max(shards, 1))
+	vain := false
+	for shard := range Shards {
+		ids := offer.of(shard)
+		if len(ids) == 0 {
+			continue
+		}
+		last, any := reached[shard]
+		if all, total := reached[allShards]; total {
+			last, any = all, true
+		}
+		if any && ids[0] <= last {
+			c.delayed.taken(shard, last)
+			batch.delayed = append(batch.delayed, shard)
+		}
+		if highest := ids[len(ids)-1]; !cut && (!any || highest > last) {
+			c.delayed.inVain(shard, highest)
+			vain = true
+		}
+	}
+	if batch.heldBack > 0 || vain {
+		c.delayed.pause(time.Now())
+	}
+}
+
+// readParameters are those of the statements that read rows; offer may be nil.
+func (c *Claimer) readParameters(offer *offered, walk int64) [][]byte {
+	if offer == nil {
+		offer = &offered{}
+	}
+	return [][]byte{
+		idArray(c.floors.lifted[:]), itoa(c.options.BatchSize), itoa(claimBytes), idArray(offer.ids), intArray(offer.ends[:]),
+		textArray(c.floors.xids()), []byte(strconv.FormatInt(walk, 10)),
+	}
+}
+
+// take begins the transaction, locks shards, fills the batch
+// with their rows and waits until they are on disk. It returns the number of shards.
+func (c *Claimer) take(ctx context.Context, batch *rowBatch, lock string, parameters [][]byte, read string, offer *offered, walk int64) (int, error) {
 	pg := batch.conn.Conn().PgConn()
 	prepared := preparedOn(pg)
 	request := &pgconn.Batch{}
 	c.begin(prepared, request)
-	prepared.add(request, sql.lock, c.lockParameters(rand.IntN(Shards), excluded), nil)
-	read := sql.read
-	if c.around {
-		read = sql.readAround
-	}
-	prepared.add(request, read, append([][]byte{
-		idArray(c.floors.floor[:]), []byte(strconv.Itoa(c.options.BatchSize)), []byte(strconv.Itoa(claimBytes)),
-	}, excluded...), []int16{pgBinary})
+	prepared.add(request, lock, parameters, nil)
+	prepared.add(request, read, c.readParameters(offer, walk), []int16{pgBinary})
 	request.ExecParams(flushedSQL, nil, nil, nil, []int16{pgBinary})
+	now := time.Now()
+	asks := offer == nil && c.delayed.asks(now)
+	if asks {
+		prepared.add(request, c.dueShards, nil, nil)
+	}
 
 	results := pg.ExecBatch(ctx, request)
 	for range beginStatements {
@@ -337,21 +522,27 @@ func (c *Claimer) take(ctx context.Context, batch *rowBatch, sql claimStatements
 			_, _ = results.ResultReader().Close() // the results' Close tells
 		}
 	}
+	var err error
 	if results.NextResult() {
 		if result := results.ResultReader().Read(); result.Err == nil {
-			shards, err = countOf(result.Rows)
+			var shards []int64
+			shards, err = lockedShards(result.Rows)
+			batch.shards = len(shards)
 		}
 	}
 	if err == nil {
 		err = c.decoder.decode(results, batch)
 	}
+	if err == nil && asks && results.NextResult() {
+		err = c.delayed.read(now, results.ResultReader().Read())
+	}
 	if closeErr := results.Close(); err == nil {
 		err = closeErr
 	}
 	if err != nil {
-		return shards, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
+		return batch.shards, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
 	}
-	return shards, c.awaitFlush(ctx, batch)
+	return batch.shards, c.awaitFlush(ctx, batch)
 }
 
 // beginStatements is the number of statements that begin puts into a batch.
@@ -360,7 +551,7 @@ const beginStatements = 3
 // begin begins the transaction of a claim.
 func (c *Claimer) begin(prepared *preparedStatements, request *pgconn.Batch) {
 	request.ExecParams(beginSQL, nil, nil, nil, nil)
-	prepared.add(request, settingsSQL, [][]byte{[]byte(strconv.FormatInt(c.holdTimeout().Milliseconds(), 10))}, nil)
+	prepared.add(request, settingsSQL, [][]byte{milliseconds(c.holdTimeout())}, nil)
 	prepared.add(request, c.reserve, nil, nil)
 }
 
@@ -370,63 +561,6 @@ func (c *Claimer) perShard(shards int) int {
 		return c.options.BatchSize
 	}
 	return (c.options.BatchSize + shards - 1) / shards
-}
-
-// look asks, at times, what is pending and who writes, and tells the floors.
-func (c *Claimer) look(ctx context.Context, conn *pgconn.PgConn) error {
-	start := time.Now()
-	ask, full := c.floors.begin(start)
-	if !ask {
-		return nil
-	}
-	from := c.floors.floor
-	for shard := full.first; shard < full.last; shard++ {
-		from[shard] = math.MinInt64
-	}
-	batch := &pgconn.Batch{}
-	preparedOn(conn).add(batch, c.lowest, [][]byte{idArray(from[:])}, nil)
-	// Rows that are held back are seen by no claim.
-	preparedOn(conn).add(batch, c.highest, [][]byte{[]byte(strconv.Itoa(full.first)), []byte(strconv.Itoa(full.last))}, nil)
-	preparedOn(conn).add(batch, c.writers, [][]byte{[]byte(c.lockClass)}, nil)
-	preparedOn(conn).add(batch, c.due, nil, nil)
-	results, err := conn.ExecBatch(ctx, batch).ReadAll()
-	if err == nil {
-		err = c.agenda.read(results[3])
-	}
-	if err != nil {
-		return fmt.Errorf("look at %s: %w", c.statements.outbox, err)
-	}
-	pending := map[int]lowest{}
-	for _, row := range results[0].Rows {
-		shard, id, err := shardAndID(row)
-		if err != nil {
-			return fmt.Errorf("look at %s: %w", c.statements.outbox, err)
-		}
-		pending[shard] = lowest{id: id, draining: string(row[2]) == "t"}
-	}
-	for _, row := range results[1].Rows {
-		shard, id, err := shardAndID(row)
-		if err != nil {
-			return fmt.Errorf("look at %s: %w", c.statements.outbox, err)
-		}
-		c.floors.saw(shard, id)
-	}
-	var writers []string
-	for _, row := range results[2].Rows {
-		writers = append(writers, string(row[0]))
-	}
-	c.floors.answered(full, pending, writers)
-	if !full.empty() {
-		c.floors.looked(time.Now(), time.Since(start))
-	}
-	return nil
-}
-
-// shardAndID decodes a shard and an id.
-func shardAndID(row [][]byte) (shard int, id int64, err error) {
-	shard, err1 := strconv.Atoi(string(row[0]))
-	id, err2 := strconv.ParseInt(string(row[1]), 10, 64)
-	return shard, id, errors.Join(err1, err2)
 }
 
 // fill reads rows into the batch and waits until they are on disk.

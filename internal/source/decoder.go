@@ -77,46 +77,28 @@ func (d *decoder) decode(results *pgconn.MultiResultReader, batch *rowBatch) err
 	return err
 }
 
-// row appends one row's message to the batch, unless its key is left out.
+// row appends one row's message to the batch, unless it is left out.
 func (d *decoder) row(values [][]byte, batch *rowBatch) error {
 	if len(values) < columns || len(values[columnLSN]) != 8 || len(values[columnShard]) != 8 ||
 		len(values[columnID]) != 8 || len(values[columnLocked]) != 1 {
 		return errShape
 	}
-	total := int64(binary.BigEndian.Uint64(values[columnShard])) == allShards //nolint:gosec // two's complement on the wire
 	batch.inserted = binary.BigEndian.Uint64(values[columnLSN])
 	if batch.held != nil {
 		if err := batch.held.row(values); err != nil {
 			return err
 		}
 	}
-	if values[columnLocked][0] == 0 || len(batch.leftOut) > 0 {
-		key := Key{Topic: string(values[columnTopic]), Key: string(values[columnKey])}
-		if total {
-			key = Key{} // in a total order everything behind a row waits for it
-		}
-		_, out := batch.leftOut[key]
-		if values[columnLocked][0] == 0 {
-			batch.held.absence(values)
-			if batch.leftOut == nil {
-				batch.leftOut = make(map[Key]struct{})
-			}
-			if total || values[columnKey] != nil {
-				batch.leftOut[key] = struct{}{}
-			} else {
-				batch.leftOutIDs = append(batch.leftOutIDs, int64(binary.BigEndian.Uint64(values[columnID]))) //nolint:gosec // two's complement on the wire
-			}
-			return nil
-		}
-		if out && (total || values[columnKey] != nil) {
-			batch.held.absence(values)
-			return nil
-		}
+	batch.read++
+	batch.bytes += len(values[columnPayload]) + len(values[columnHeaders])
+	batch.reach(int(int64Of(values[columnShard])), int64Of(values[columnID]))
+	if d.leaveOut(values, batch) {
+		return nil
 	}
 	if len(values[columnMessageID]) != 16 || len(values[columnCreatedAt]) != 8 || len(values[columnHeaders]) < 1 {
 		return errShape
 	}
-	sequence := int64(binary.BigEndian.Uint64(values[columnID])) //nolint:gosec // two's complement on the wire
+	sequence := int64Of(values[columnID])
 	message := sinks.Message{
 		ID:          [16]byte(values[columnMessageID]),
 		Sequence:    sequence,
@@ -138,13 +120,71 @@ func (d *decoder) row(values [][]byte, batch *rowBatch) error {
 		}
 	}
 	batch.messages = append(batch.messages, message)
-	shard := int(int64(binary.BigEndian.Uint64(values[columnShard]))) //nolint:gosec // two's complement on the wire
-	if last := len(batch.reached) - 1; last >= 0 && batch.reached[last].shard == shard {
-		batch.reached[last].id = sequence
-	} else {
-		batch.reached = append(batch.reached, position{shard: shard, id: sequence})
-	}
 	return nil
+}
+
+// reach notes how far the batch has read in a shard.
+func (b *rowBatch) reach(shard int, id int64) {
+	if last := len(b.reached) - 1; last >= 0 && b.reached[last].shard == shard {
+		b.reached[last].id = id
+	} else {
+		b.reached = append(b.reached, position{shard: shard, id: id})
+	}
+}
+
+// leaveOut reports whether a row that was read is not for the batch: somebody else has it locked, or one
+// before it of its key, or the caller or an earlier failure to settle has reasons.
+func (d *decoder) leaveOut(values [][]byte, batch *rowBatch) bool {
+	total := int64Of(values[columnShard]) == allShards
+	locked := values[columnLocked][0] == 0
+	keyed := total || values[columnKey] != nil
+	if locked || len(batch.leftOut) > 0 {
+		key := Key{Topic: string(values[columnTopic]), Key: string(values[columnKey])}
+		if total {
+			key = Key{} // in a total order everything behind a row waits for it
+		}
+		switch _, out := batch.leftOut[key]; {
+		case locked:
+			batch.held.absence(values)
+			batch.lockedRow(int64Of(values[columnID]), key, keyed)
+			return true
+		case out && keyed:
+			batch.held.absence(values)
+			return true
+		}
+	}
+	c := batch.claimer
+	if batch.exclude.Holds == nil && c.locked.empty() && c.unsettled.empty() {
+		return false
+	}
+	row := Row{ID: int64Of(values[columnID]), Topic: d.name(values[columnTopic]), Type: d.name(values[columnType]), Key: values[columnKey]}
+	if !c.holds(&batch.exclude, &row, values[columnMessageID]) {
+		return false
+	}
+	batch.heldBack++
+	if batch.held != nil {
+		batch.held.absence(values)
+		batch.held.leaveOut(&row)
+		if row.Key != nil {
+			batch.leaveOutKey(Key{Topic: row.Topic, Key: string(row.Key)})
+		}
+	}
+	return true
+}
+
+// lockedRow notes that somebody else has a row locked, so that its key is left out.
+func (b *rowBatch) lockedRow(id int64, key Key, keyed bool) {
+	if keyed {
+		b.leaveOutKey(key)
+	}
+	b.lockedRows = append(b.lockedRows, lockedID{id, key, keyed})
+}
+
+func (b *rowBatch) leaveOutKey(key Key) {
+	if b.leftOut == nil {
+		b.leftOut = make(map[Key]struct{})
+	}
+	b.leftOut[key] = struct{}{}
 }
 
 // refuse notes that a message cannot be sent because of its headers: somebody
@@ -165,15 +205,15 @@ func (h *heldBatch) row(values [][]byte) error {
 		return errShape
 	}
 	h.read++
-	h.found = int64(binary.BigEndian.Uint64(values[columnFound]))   //nolint:gosec // two's complement on the wire
-	h.shards[int64(binary.BigEndian.Uint64(values[columnShard]))]++ //nolint:gosec // two's complement on the wire
+	h.found = int64Of(values[columnFound])
+	h.shards[int64Of(values[columnShard])]++
 	return nil
 }
 
 // absence notes that a row is not in the batch; h may be nil.
 func (h *heldBatch) absence(values [][]byte) {
 	if h != nil {
-		h.absent = append(h.absent, int64(binary.BigEndian.Uint64(values[columnID]))) //nolint:gosec // two's complement on the wire
+		h.absent = append(h.absent, int64Of(values[columnID]))
 	}
 }
 
@@ -211,8 +251,8 @@ func (b *rowBatch) keep(value []byte) []byte {
 // timestamp decodes microseconds since 2000, PostgreSQL's epoch. Infinity,
 // which has no time, becomes the zero time.
 func timestamp(b []byte) time.Time {
-	const postgresEpoch = 946_684_800_000_000   // 2000-01-01 in Unix microseconds
-	micros := int64(binary.BigEndian.Uint64(b)) //nolint:gosec // two's complement on the wire
+	const postgresEpoch = 946_684_800_000_000 // 2000-01-01 in Unix microseconds
+	micros := int64Of(b)
 	if micros == 1<<63-1 || micros == -1<<63 {
 		return time.Time{}
 	}
@@ -221,3 +261,8 @@ func timestamp(b []byte) time.Time {
 
 // text returns b as a string that shares its memory.
 func text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// int64Of decodes a bigint.
+func int64Of(b []byte) int64 {
+	return int64(binary.BigEndian.Uint64(b)) //nolint:gosec // two's complement on the wire
+}

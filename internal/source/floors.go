@@ -8,26 +8,41 @@ import (
 )
 
 const (
-	// writersInterval is how often the claimer asks at most who is writing to the
-	// table: while a backlog goes, dead index entries pile up by the thousand in it.
+	// writersInterval is how often the claimer looks at most while rows come
+	// fast: dead index entries pile up by the thousand in it.
 	writersInterval = 20 * time.Millisecond
-	// writersRows is after how many rows it asks. Where few come, the question
+	// writersRows is after how many rows it looks so soon. Where few come, the question
 	// would cost more than walking over what they leave behind.
 	writersRows = 500
-	// writersPause is after what time it asks however few rows came.
+	// writersPause is after what time it looks however few rows came.
 	writersPause = 250 * time.Millisecond
+	// passAfter is how long floors wait for a writer before they pass it.
+	passAfter = time.Second
+	// maxDebts bounds the writers that floors have passed: each that ends takes the
+	// floors back to where it began.
+	maxDebts = 8
 	// fullLookInterval bounds how long a row stays unseen that is pending below
 	// its shard's floor against all rules: somebody made a published row pending
 	// again, or the ids began anew.
 	fullLookInterval = time.Second
-	// fullLookShare bounds the share of time that full looks may take where
-	// they are slow, because a long transaction elsewhere keeps dead index
-	// entries from being removed, or because very many rows wait behind parked
-	// ones: one part in so many.
-	fullLookShare = 20
-	// fullLookPause is what one full look may take, since claims wait for it; when
+	// lookShare bounds the share of time that looks may take that nothing waits for
+	// where they are slow, because a long transaction elsewhere keeps dead index
+	// entries from being removed: one part in so many.
+	lookShare = 20
+	// lookPause is what one full look may take, since claims wait for it; when
 	// it takes longer, the next ones look at fewer shards.
-	fullLookPause = 10 * time.Millisecond
+	lookPause = 10 * time.Millisecond
+	// lookLimit is what a look may take before it is given up; one that cannot become smaller may take up
+	// to maxLookLimit.
+	lookLimit    = 250 * time.Millisecond
+	maxLookLimit = 8 * time.Second
+	// firstWalk is how many rows of a shard a look walks over at first to raise a lifted
+	// floor; it grows eightfold while all of them are left out.
+	firstWalk = 4
+	// walkRows bounds the rows that one look walks over.
+	walkRows = 16_384
+	// sweepRows is how many rows below the lifted floor of a shard are looked at again at a time.
+	sweepRows = 2_048
 )
 
 // span is some shards, from the first on and without the last.
@@ -36,116 +51,413 @@ type span struct{ first, last int }
 func (s span) empty() bool        { return s.first == s.last }
 func (s span) has(shard int) bool { return shard >= s.first && shard < s.last }
 
-// lowest is the lowest pending row of a shard.
-type lowest struct {
-	id int64
-	// draining: its key is being drained by another claim than those that begin at
-	// the floor, and may lie below it.
+// writer is a transaction that can write to the table, and its transaction id if it has one.
+type writer struct{ name, xid string }
+
+// debt is a writer that floors passed while it ran, and where they stood before: its rows
+// lie above that.
+type debt struct {
+	xid  string
+	from [Shards]int64
+}
+
+// walked is a row that a look walked over.
+type walked struct {
+	// walk is the place of the walk in the question.
+	walk int
+	id   int64
+	// leftOut: claims leave it out until something changes that they notice.
+	leftOut bool
+	// draining: it waits behind an entry that is being drained.
 	draining bool
 }
 
-// floors remembers per shard an id up to which no row is pending nor will ever
-// be, so that a claim need not walk over the index entries of rows that were
-// published but cannot be removed yet.
+// floors remembers ids per shard that a claim need not look below, so that it does not walk over the
+// index entries of rows that were published but cannot be removed yet, nor over
+// a million rows that wait for something else. Not safe for concurrent use.
 //
-// It takes two steps, the second after the first. An id is complete when no row
+// No row is pending up to a base floor, nor will ever be. It takes two steps, the second after the
+// first. An id is complete when no row
 // up to it can appear any more: ids commit out of order, so all transactions
 // must have ended that could write to the table when the id was seen; each
 // holds its lock on the table from before it takes an id to its end. And a
 // complete id is a floor when a look that began after that finds no pending row
 // up to it: one that committed late may not have been seen by any claim, and one
-// that was claimed, here or by another relay, may be given back. Not safe for
-// concurrent use.
+// that was claimed, here or by another relay, may be given back.
+//
+// Up to a lifted floor, which is the base floor or above it, each pending row is one that claims leave out
+// for now, by the same two steps. When fewer are left out it falls back to the base.
+//
+// A writer that runs for long does not keep ids from becoming complete, but leaves a debt: a claim that
+// sees it ended reads nothing (logEndSQL), the next look takes the floors back to where they
+// were before, and they rise again behind its rows. docs/design.md has the proofs.
 type floors struct {
-	// seen is the highest id that a claim returned.
+	// seen is the highest id that a claim or a look returned.
 	seen [Shards]int64
 	// candidate becomes complete when all of writers have ended.
-	candidate, complete, floor [Shards]int64
-	waiting                    bool
-	writers                    []string
-	lastQuestion, nextFullLook time.Time
-	// full is what the next full look looks at.
-	full span
-	// rows were claimed since the last question.
-	rows int
+	candidate, complete, base, lifted [Shards]int64
+
+	waiting bool
+	writers []writer
+	since   time.Time
+	debts   []debt
+	// restricted: claims leave rows out.
+	restricted bool
+
+	lastLook, nextLook, nextFullLook, nextSweep time.Time
+	// full is what the next full look looks at, and shards what each look looks at.
+	full, shards span
+	// limit is what a look may take.
+	limit time.Duration
+	// rows were claimed since the last look, and heldBack those that a claim read in vain.
+	rows, heldBack int
+	// walks is how many rows of each shard the next look walks over.
+	walks [Shards]int
+	sweep struct {
+		shard int
+		from  int64
+	}
+	// first is the shard that a bounded look begins with.
+	first int
 }
 
 func newFloors() floors {
-	f := floors{full: span{0, Shards}}
-	for i := range f.floor {
-		f.floor[i] = math.MinInt64
+	f := floors{full: span{0, Shards}, shards: span{0, Shards}, limit: lookLimit}
+	f.base = lowestIDs()
+	f.seen, f.candidate, f.complete, f.lifted = f.base, f.base, f.base, f.base
+	f.sweep.from = math.MinInt64
+	for i := range f.walks {
+		f.walks[i] = firstWalk
 	}
-	f.seen, f.candidate, f.complete = f.floor, f.floor, f.floor
 	return f
 }
 
-// begin reports whether the lowest pending rows and the writers are to be asked
-// for and told to answered, and in which shards from the beginning.
-func (f *floors) begin(now time.Time) (ask bool, full span) {
+func lowestIDs() (ids [Shards]int64) {
+	for i := range ids {
+		ids[i] = math.MinInt64
+	}
+	return ids
+}
+
+// walk is a shard that a look walks along, from where, and for how many rows.
+type walk struct {
+	shard int
+	floor int64
+	rows  int
+	sweep bool
+}
+
+// question is what a look asks.
+type question struct {
+	ask bool
+	// shards are those whose lowest pending row is asked for, but for what is in full.
+	shards span
+	// full are the shards in which everything below the floor is looked at too.
+	full  span
+	walks []walk
+}
+
+// next returns what is to be asked for and told to answered.
+func (f *floors) next(now time.Time) (q question) {
 	if !now.Before(f.nextFullLook) {
-		full = f.full
+		q.full = f.full
 	}
 	pause := writersPause
-	if f.rows >= writersRows {
+	if f.rows >= writersRows || f.heldBack > 0 || f.rising() {
 		pause = writersInterval
 	}
-	ask = !full.empty() || f.floor != f.seen && now.Sub(f.lastQuestion) >= pause
-	if ask {
-		f.lastQuestion, f.rows = now, 0
+	q.ask = !q.full.empty() || f.behind() && now.Sub(f.lastLook) >= pause && !now.Before(f.nextLook)
+	if !q.ask {
+		return q
 	}
-	return ask, full
+	f.lastLook, f.rows, f.heldBack = now, 0, 0
+	q.shards = f.shards
+	if !f.restricted {
+		return q
+	}
+	left := walkRows
+	for i := range Shards {
+		shard := (f.first + i) % Shards
+		if f.lifted[shard] >= f.complete[shard] {
+			continue
+		}
+		rows := min(f.walks[shard], left)
+		if left -= rows; rows > 0 {
+			q.walks = append(q.walks, walk{shard: shard, floor: f.lifted[shard], rows: rows})
+		}
+	}
+	f.first = (f.first + 1) % Shards
+	if !now.Before(f.nextSweep) {
+		if w, ok := f.nextToSweep(); ok {
+			q.walks = append(q.walks, w)
+		}
+	}
+	return q
+}
+
+// behind reports whether any floor can rise.
+func (f *floors) behind() bool { return f.lifted != f.seen || f.base != f.seen || len(f.debts) > 0 }
+
+// rising reports whether a look is under way over many rows that are left out.
+func (f *floors) rising() bool {
+	if !f.restricted {
+		return false
+	}
+	for shard, rows := range f.walks {
+		if rows > firstWalk && f.lifted[shard] < f.complete[shard] {
+			return true
+		}
+	}
+	return false
+}
+
+// nextToSweep is a part of what lies between the floors of a shard.
+func (f *floors) nextToSweep() (walk, bool) {
+	for range Shards {
+		shard := f.sweep.shard
+		from := max(f.sweep.from, f.base[shard])
+		if from < f.lifted[shard] {
+			return walk{shard: shard, floor: from, rows: sweepRows, sweep: true}, true
+		}
+		f.sweep.shard, f.sweep.from = (shard+1)%Shards, math.MinInt64
+	}
+	return walk{}, false
 }
 
 // answered takes the lowest pending row of each shard that has any above its
-// floor, or, in the shards of full, any at all; and the transactions that could
-// write to the table at the same time or later.
-func (f *floors) answered(full span, pending map[int]lowest, writers []string) {
-	for shard, l := range pending {
-		if full.has(shard) && !l.draining && l.id <= f.floor[shard] {
-			next, span := f.nextFullLook, f.full
-			*f = newFloors()
-			f.nextFullLook, f.full = next, span
+// base floor, or, in the shards of the full look, any at all; what the walks walked over, in ascending order; and the
+// transactions that could write to the table at the same time or later. It reports whether
+// floors fell.
+func (f *floors) answered(now time.Time, q *question, pending map[int]int64, rows []walked, writers []writer) (fell bool) {
+	for shard, id := range pending {
+		if q.full.has(shard) && id <= f.base[shard] {
+			f.restart()
+			return true
+		}
+	}
+	// What was read may be older than the end of a writer that is gone now.
+	if f.settle(writers) {
+		return true
+	}
+	for shard := range f.base {
+		if !q.shards.has(shard) && !q.full.has(shard) {
+			continue
+		}
+		floor := f.complete[shard]
+		if id, ok := pending[shard]; ok {
+			floor = min(floor, id-1)
+		}
+		f.base[shard] = max(f.base[shard], floor)
+		f.lifted[shard] = max(f.lifted[shard], f.base[shard])
+	}
+	fell = f.lift(q.walks, rows)
+	f.finish(now, writers)
+	return fell
+}
+
+// restart forgets everything: a row is pending where none can be.
+func (f *floors) restart() {
+	next, full, restricted, debts := f.nextFullLook, f.full, f.restricted, f.debts
+	*f = newFloors()
+	f.nextFullLook, f.full, f.restricted = next, full, restricted
+	for _, d := range debts {
+		f.debts = append(f.debts, debt{xid: d.xid, from: lowestIDs()})
+	}
+}
+
+// settle takes the floors back for the writers that ended since they were passed, and
+// reports whether there are any.
+func (f *floors) settle(writers []writer) (any bool) {
+	f.debts = slices.DeleteFunc(f.debts, func(d debt) bool {
+		if slices.ContainsFunc(writers, func(w writer) bool { return w.xid == d.xid }) {
+			return false
+		}
+		any = true
+		for shard := range f.base {
+			f.base[shard] = min(f.base[shard], d.from[shard])
+			f.lifted[shard] = min(f.lifted[shard], d.from[shard])
+		}
+		return true
+	})
+	return any
+}
+
+// lift raises the lifted floors over rows that are left out, and reports whether one fell, since
+// a row below it is left out no more.
+func (f *floors) lift(walks []walk, rows []walked) (fell bool) {
+	if !f.restricted {
+		f.lifted = f.base
+		return false
+	}
+	for i, w := range walks {
+		n := 0
+		for n < len(rows) && rows[n].walk == i {
+			n++
+		}
+		of := rows[:n]
+		rows = rows[n:]
+		if w.sweep {
+			fell = f.swept(w, of) || fell
+		} else {
+			f.walked(w, of)
+		}
+	}
+	return fell
+}
+
+// walked raises the lifted floor of a shard to the first row that a claim may read.
+func (f *floors) walked(w walk, rows []walked) {
+	complete := f.complete[w.shard]
+	full := len(rows) == w.rows // who knows what is behind
+	floor := complete
+	if full {
+		f.saw(w.shard, rows[len(rows)-1].id)
+		floor = min(floor, rows[len(rows)-1].id)
+	}
+	if i := slices.IndexFunc(rows, func(r walked) bool { return !r.leftOut }); i >= 0 {
+		floor, full = min(floor, rows[i].id-1), false
+	}
+	f.lifted[w.shard] = max(f.lifted[w.shard], floor)
+	f.walks[w.shard] = firstWalk
+	if full {
+		f.walks[w.shard] = min(8*w.rows, walkRows)
+	}
+}
+
+// swept takes over what a sweep found.
+func (f *floors) swept(w walk, rows []walked) (fell bool) {
+	for _, row := range rows {
+		if row.id > f.lifted[w.shard] {
+			break
+		}
+		if !row.leftOut && !row.draining {
+			f.lifted[w.shard] = row.id - 1
+			return true
+		}
+	}
+	if len(rows) < w.rows {
+		f.sweep.shard, f.sweep.from = (w.shard+1)%Shards, math.MinInt64
+	} else {
+		f.sweep.from = rows[len(rows)-1].id
+	}
+	return false
+}
+
+// finish decides which ids are complete.
+func (f *floors) finish(now time.Time, writers []writer) {
+	others := slices.DeleteFunc(slices.Clone(writers), func(w writer) bool { return f.owes(w.xid) })
+	if f.waiting {
+		running := slices.DeleteFunc(slices.Clone(others), func(w writer) bool { return !f.awaits(w) })
+		if len(running) > 0 && !f.pass(now, running) {
 			return
 		}
-	}
-	for shard := range f.floor {
-		floor := f.complete[shard]
-		if l, ok := pending[shard]; ok {
-			floor = min(floor, l.id-1)
-		}
-		f.floor[shard] = max(f.floor[shard], floor)
-	}
-	// A prepared transaction has another name after the server was started anew.
-	if f.waiting && slices.ContainsFunc(writers, func(w string) bool {
-		return strings.HasPrefix(w, "-1/") || slices.Contains(f.writers, w)
-	}) {
-		return
-	}
-	if f.waiting {
 		f.complete = f.candidate
+		others = slices.DeleteFunc(others, func(w writer) bool { return f.owes(w.xid) })
 	}
-	f.candidate, f.writers, f.waiting = f.seen, writers, true
-	if len(writers) == 0 {
+	f.candidate, f.writers, f.waiting, f.since = f.seen, others, true, now
+	if len(others) == 0 {
 		f.complete, f.waiting = f.seen, false
 	}
 }
 
-// looked tells how long a full look took.
-func (f *floors) looked(now time.Time, took time.Duration) {
-	shards := f.full.last - f.full.first
-	f.nextFullLook = now.Add(max(fullLookInterval*time.Duration(shards)/Shards, fullLookShare*took))
-	switch {
-	case took > fullLookPause:
-		shards = max(shards/2, 1)
-	case took < fullLookPause/4:
-		shards *= 2
-	}
-	first := f.full.last % Shards
-	f.full = span{first, min(first+shards, Shards)}
+// awaits reports whether w may be one of the writers that there were when the candidate was
+// noted. A prepared transaction has another name after the server was restarted.
+func (f *floors) awaits(w writer) bool {
+	return strings.HasPrefix(w.name, "-1/") || slices.ContainsFunc(f.writers, func(o writer) bool { return o.name == w.name })
 }
 
-// claimed tells how many rows a claim returned.
-func (f *floors) claimed(rows int) { f.rows += rows }
+func (f *floors) owes(xid string) bool {
+	return xid != "" && slices.ContainsFunc(f.debts, func(d debt) bool { return d.xid == xid })
+}
+
+// pass makes debts of writers that run for long. One that has no transaction id yet cannot be
+// told from one that ended, and is waited for.
+func (f *floors) pass(now time.Time, running []writer) bool {
+	if now.Sub(f.since) < passAfter || len(f.debts)+len(running) > maxDebts ||
+		slices.ContainsFunc(running, func(w writer) bool { return w.xid == "" }) {
+		return false
+	}
+	for _, w := range running {
+		f.debts = append(f.debts, debt{xid: w.xid, from: f.complete})
+	}
+	return true
+}
+
+// xids are the transactions that floors have passed.
+func (f *floors) xids() []string {
+	xids := make([]string, len(f.debts))
+	for i := range f.debts {
+		xids[i] = f.debts[i].xid
+	}
+	return xids
+}
+
+// drop takes lifted floors back to the base: less is left out than before.
+func (f *floors) drop() {
+	f.lifted = f.base
+	f.sweep.from = math.MinInt64
+}
+
+// owed reports whether floors have passed writers, and makes the next claim look whether they have ended.
+func (f *floors) owed() bool {
+	if len(f.debts) == 0 {
+		return false
+	}
+	f.lastLook, f.nextLook = time.Time{}, time.Time{}
+	return true
+}
+
+// looked tells how long a look took.
+func (f *floors) looked(now time.Time, q *question, took time.Duration) {
+	if n := len(q.walks); n > 0 && q.walks[n-1].sweep {
+		f.nextSweep = now.Add(max(writersInterval, lookShare*took))
+	}
+	f.nextLook = now
+	if f.shards != (span{0, Shards}) || took > lookPause {
+		f.nextLook = now.Add(took) // half of the time
+		f.shards = f.shards.next(took)
+		f.limit = lookLimit
+	}
+	if q.full.empty() {
+		return
+	}
+	f.nextFullLook = now.Add(max(fullLookInterval*time.Duration(f.full.last-f.full.first)/Shards, lookShare*took))
+	f.full = f.full.next(took)
+}
+
+// next is the span after s, larger if s took little time and smaller if it took much.
+func (s span) next(took time.Duration) span {
+	shards := s.last - s.first
+	switch {
+	case took > lookPause:
+		shards = max(shards/2, 1)
+	case took < lookPause/4:
+		shards *= 2
+	}
+	first := s.last % Shards
+	return span{first, min(first+shards, Shards)}
+}
+
+// failed tells that a look took longer than it may: the next ones ask for less, and
+// where that is impossible they may take longer.
+func (f *floors) failed(now time.Time, q *question) {
+	limit := f.limit
+	f.looked(now, q, limit)
+	if q.shards.last-q.shards.first == 1 {
+		f.limit = min(2*limit, maxLookLimit)
+	}
+	f.nextLook = now.Add(lookShare * limit)
+	f.lastLook = now
+	for _, w := range q.walks {
+		f.walks[w.shard] = max(w.rows/8, 1)
+	}
+}
+
+// claimed tells how many rows a claim returned, and how many more it read that were left out then.
+func (f *floors) claimed(rows, heldBack int) {
+	f.rows += rows
+	f.heldBack += heldBack
+}
 
 // saw tells that a claim returned a row; shard allShards stands for every one.
 func (f *floors) saw(shard int, id int64) {

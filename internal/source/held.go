@@ -24,6 +24,10 @@ const (
 // locked.
 const heldLockedFor = 500 * time.Millisecond
 
+// heldBackFor is how long an entry waits when the caller leaves its row out: each
+// time costs an update, and there may be many.
+const heldBackFor = 10 * time.Second
+
 // entry is a row of the table beside the outbox that holds back a key, or a row
 // without one.
 type entry struct {
@@ -49,6 +53,28 @@ type heldBatch struct {
 	// absent are rows that were read and are not in the batch, because they or one
 	// before them of their key is locked by somebody else.
 	absent []int64
+	// waiting are entries whose rows the caller leaves out.
+	waiting map[*entry]bool
+}
+
+// pause is how long an entry waits whose rows cannot be had.
+func (h *heldBatch) pause(e *entry) time.Duration {
+	if h.waiting[e] {
+		return heldBackFor
+	}
+	return heldLockedFor
+}
+
+// leaveOut notes that the caller leaves out a row.
+func (h *heldBatch) leaveOut(row *Row) {
+	e := h.heads[row.ID]
+	if e == nil {
+		e = h.keys[Key{Topic: row.Topic, Key: string(row.Key)}]
+	}
+	if h.waiting == nil {
+		h.waiting = map[*entry]bool{}
+	}
+	h.waiting[e] = true
 }
 
 // of returns the entry that a message of the batch came from, and whether it is
@@ -136,19 +162,11 @@ func (c *Claimer) HeldDue() (time.Time, bool) {
 // keys no other claim returns.
 func (c *Claimer) ClaimHeld(ctx context.Context, exclude Exclusion) (Batch, error) {
 	c.agenda.goOn(false)
-	ctx, cancel := context.WithTimeout(ctx, c.holdTimeout())
-	defer cancel()
-	conn, err := c.pool.Acquire(ctx)
+	batch, err := c.onConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) (*rowBatch, error) {
+		return c.claimHeld(ctx, conn, exclude)
+	})
 	if err != nil {
-		return nil, fmt.Errorf("connect to the database: %w", err)
-	}
-	batch, err := c.claimHeld(ctx, conn, exclude)
-	if batch == nil {
-		c.giveUp(ctx, conn, err)
-		if err != nil {
-			return nil, fmt.Errorf("claim from %s: %w", c.statements.parked, err)
-		}
-		return nil, nil
+		return nil, fmt.Errorf("claim from %s: %w", c.statements.parked, err)
 	}
 	return batch, nil
 }
@@ -160,18 +178,12 @@ func (c *Claimer) claimHeld(ctx context.Context, conn *pgxpool.Conn, exclude Exc
 	if err := prepare(ctx, pg, c.often); err != nil {
 		return nil, err
 	}
-	sql := c.held
-	excluded := exclude.parameters()
-	if len(excluded) > 0 {
-		sql = c.statements.held(c.options.Ordering, exclude.heldSQL(3))
-	}
-	ids, err := c.lockHeld(ctx, pg, sql.lock, excluded)
+	ids, err := c.lockHeld(ctx, pg)
 	if err != nil || len(ids) == 0 {
 		return nil, err
 	}
-	batch := c.batches.Get().(*rowBatch)
-	batch.claimer, batch.conn = c, conn
-	fixes, err := c.readHeld(ctx, batch, sql, ids)
+	batch := c.newBatch(conn, exclude)
+	fixes, err := c.readHeld(ctx, batch, ids)
 	if err == nil {
 		err = c.fix(ctx, pg, fixes, len(batch.messages) == 0)
 	}
@@ -179,16 +191,25 @@ func (c *Claimer) claimHeld(ctx context.Context, conn *pgxpool.Conn, exclude Exc
 		batch.recycle()
 		return nil, err
 	}
+	batch.shards = shardsPerClaim // at most
+	if c.options.Ordering == OrderTotal {
+		batch.shards = Shards
+	}
+	c.share.took(batch.shards)
 	return batch, nil
 }
 
 // lockHeld begins the transaction, locks the shards of entries that are due,
 // and returns those.
-func (c *Claimer) lockHeld(ctx context.Context, pg *pgconn.PgConn, sql string, excluded [][]byte) ([]int64, error) {
+func (c *Claimer) lockHeld(ctx context.Context, pg *pgconn.PgConn) ([]int64, error) {
 	batch := &pgconn.Batch{}
 	prepared := preparedOn(pg)
 	c.begin(prepared, batch)
-	prepared.add(batch, sql, append([][]byte{[]byte(c.lockClass), []byte(strconv.Itoa(c.options.BatchSize))}, excluded...), nil)
+	parameters := [][]byte{[]byte(c.lockClass), itoa(c.options.BatchSize)}
+	if c.lockClass != c.ownClass && c.options.Ordering == OrderKey {
+		parameters = append(parameters, []byte(c.ownClass))
+	}
+	prepared.add(batch, c.held.lock, parameters, nil)
 	prepared.add(batch, c.due, nil, nil)
 	results, err := pg.ExecBatch(ctx, batch).ReadAll()
 	if err != nil {
@@ -208,9 +229,9 @@ func (c *Claimer) lockHeld(ctx context.Context, pg *pgconn.PgConn, sql string, e
 
 // readHeld fills the batch, and returns what to do about entries that have
 // nothing to publish.
-func (c *Claimer) readHeld(ctx context.Context, batch *rowBatch, sql heldStatements, ids []int64) (fixes entryChanges, err error) {
+func (c *Claimer) readHeld(ctx context.Context, batch *rowBatch, ids []int64) (fixes entryChanges, err error) {
 	pg := batch.conn.Conn().PgConn()
-	result := preparedOn(pg).query(ctx, pg, sql.entries, [][]byte{idArray(ids)})
+	result := preparedOn(pg).query(ctx, pg, c.held.entries, [][]byte{idArray(ids)})
 	if result.Err != nil {
 		return fixes, result.Err
 	}
@@ -231,8 +252,8 @@ func (c *Claimer) readHeld(ctx context.Context, batch *rowBatch, sql heldStateme
 			held.keys[e.key] = e
 			drained = append(drained, e.id)
 			shards[e.shard] = true
-		default: // nothing waits behind it
-			fixes.forget = append(fixes.forget, e.id)
+		default: // what waits behind it goes its own way
+			fixes.release = append(fixes.release, e.id)
 		}
 	}
 	if len(heads)+len(drained) == 0 {
@@ -240,7 +261,7 @@ func (c *Claimer) readHeld(ctx context.Context, batch *rowBatch, sql heldStateme
 	}
 	// There are no more entries than a batch has rows, so that each shard gets one.
 	perShard := (c.options.BatchSize - len(heads)) / max(len(shards), 1)
-	if err := c.fill(ctx, batch, sql.read, [][]byte{
+	if err := c.fill(ctx, batch, c.held.read, [][]byte{
 		idArray(heads), idArray(drained), []byte(strconv.Itoa(perShard)),
 		[]byte(strconv.Itoa(c.options.BatchSize)), []byte(strconv.Itoa(claimBytes)),
 	}); err != nil {
@@ -263,13 +284,13 @@ func (c *Claimer) sift(batch *rowBatch, perShard int, fixes *entryChanges) {
 	for _, id := range held.absent {
 		if e, ok := held.heads[id]; ok && !has[e] {
 			has[e] = true
-			fixes.postpone(id, heldLockedFor)
+			fixes.postpone(id, held.pause(e))
 		}
 	}
 	for key := range batch.leftOut {
 		if e, ok := held.keys[key]; ok && !has[e] {
 			has[e] = true
-			fixes.postpone(e.id, heldLockedFor)
+			fixes.postpone(e.id, held.pause(e))
 		}
 	}
 	if batch.full = full; full {
@@ -289,15 +310,25 @@ func (c *Claimer) sift(batch *rowBatch, perShard int, fixes *entryChanges) {
 		if _, out := batch.leftOut[key]; has[e] && !out {
 			e.last = true
 		} else if !has[e] {
-			fixes.forget = append(fixes.forget, e.id)
+			c.let(e.id, fixes)
 		}
 	}
 }
 
-// free takes an entry's message out of the way of what waits behind it.
+// free takes an entry's message out of the way of what waits behind it. That may be much in any
+// ordering: relays of another one may run beside this one.
 func (c *Claimer) free(e *entry, id int64, changes *entryChanges) {
-	if e.keyed && c.options.Ordering == OrderKey {
+	if e.keyed {
 		changes.drain = append(changes.drain, id)
+	} else {
+		changes.forget = append(changes.forget, id)
+	}
+}
+
+// let removes an entry that nothing of the pipeline's waits behind.
+func (c *Claimer) let(id int64, changes *entryChanges) {
+	if c.statements.dependsOnType() {
+		changes.release = append(changes.release, id)
 	} else {
 		changes.forget = append(changes.forget, id)
 	}
@@ -325,8 +356,10 @@ func scanEntry(row [][]byte) (*entry, error) {
 // entryChanges are changes of entries that no message's outcome asks for.
 type entryChanges struct {
 	drain, forget []int64
-	postponed     []int64
-	pauses        []time.Duration
+	// release are entries that are forgotten if nothing waits behind them.
+	release   []int64
+	postponed []int64
+	pauses    []time.Duration
 }
 
 func (e *entryChanges) postpone(id int64, pause time.Duration) {
@@ -340,6 +373,9 @@ func (e *entryChanges) add(batch *pgconn.Batch, s *statements) {
 	}
 	if len(e.forget) > 0 {
 		batch.ExecParams(s.expand(forgetSQL, "", ""), [][]byte{idArray(e.forget)}, nil, nil, nil)
+	}
+	if len(e.release) > 0 {
+		batch.ExecParams(s.expand(releaseSQL, "", ""), [][]byte{idArray(e.release), []byte("1")}, nil, nil, nil)
 	}
 	if len(e.postponed) > 0 {
 		batch.ExecParams(s.expand(postponeSQL, "", ""), [][]byte{idArray(e.postponed), secondsArray(e.pauses)}, nil, nil, nil)

@@ -295,8 +295,9 @@ func TestTotalOrderHoldsBackEverything(t *testing.T) {
 		t.Errorf("%v is claimed twice", sequences(batch))
 	}
 	settleAs(t, batch, outcomes{2: {Verdict: source.Dead, Attempts: 2, Reason: "r", Error: "e"}})
-	expect(t, "entries", entries(t, db), "")
+	expect(t, "entries", entries(t, db), "2 draining 1") // relays that order by key may have more of its key
 	expect(t, "afterwards", pendingIDs(t, c), []int64{3, 4, 5, 6})
+	drainHeld(t, db, c)
 }
 
 func TestTwoTotalOrdersDoNotHinderEachOther(t *testing.T) {
@@ -416,7 +417,6 @@ func TestReleasedHeldBatchChangesNothing(t *testing.T) {
 }
 
 func TestExclusionKeepsHeldBackMessages(t *testing.T) {
-	mail := []source.Rule{{TopicPattern: "^mail$", TypePattern: "^Sent$", HoldBack: true}, {TopicPattern: "^.*$", TypePattern: "^.*$"}}
 	for _, test := range []struct {
 		name    string
 		exclude source.Exclusion
@@ -424,20 +424,9 @@ func TestExclusionKeepsHeldBackMessages(t *testing.T) {
 		drained []int64
 	}{
 		{"nothing", source.Exclusion{}, []int64{1, 2, 3}, []int64{4, 5}},
-		{"topic", source.Exclusion{Topics: []string{"mail"}}, []int64{3}, []int64{5}},
-		{"key", source.Exclusion{Keys: []source.Key{{Topic: "mail", Key: "a"}}}, []int64{2, 3}, []int64{5}},
-		{"id", source.Exclusion{IDs: []int64{3}}, []int64{1, 2}, []int64{4}},
-		// Row 2 goes elsewhere because of its type; what key a has, nobody knows.
-		{"rule", source.Exclusion{Rules: mail}, []int64{2, 3}, []int64{5}},
-		// The first that matches decides: what is of the topic mail goes there.
-		{"first rule", source.Exclusion{Rules: []source.Rule{
-			{TopicPattern: "^mail$", TypePattern: "^.*$", AnyType: true},
-			{TopicPattern: "^.*$", TypePattern: "^.*$", AnyType: true, HoldBack: true},
-		}}, []int64{1, 2}, []int64{4}},
-		{"rule of a type", source.Exclusion{Rules: []source.Rule{
-			{TopicPattern: "^mail$", TypePattern: "^Sent$"},
-			{TopicPattern: "^.*$", TypePattern: "^.*$", AnyType: true, HoldBack: true},
-		}}, []int64{1}, nil},
+		{"topic", holding(func(r *source.Row) bool { return r.Topic == "mail" }), []int64{3}, []int64{5}},
+		{"key", holding(func(r *source.Row) bool { return r.Topic == "mail" && string(r.Key) == "a" }), []int64{2, 3}, []int64{5}},
+		{"id", holding(func(r *source.Row) bool { return r.ID == 3 || r.ID == 5 }), []int64{1, 2}, []int64{4}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			db := pgtest.NewOutbox(t)

@@ -14,35 +14,29 @@ const (
 	// holdsIDSQL: entry p is of row o. Ids may have begun anew since.
 	holdsIDSQL = `p.id = o.id AND p.message_id = o.message_id`
 
+	// anyEntrySQL: anything is held back.
+	anyEntrySQL = `(SELECT EXISTS (SELECT FROM {parked} p WHERE p.id IS NOT NULL))`
+
 	// notHeld…SQL keep held back rows out of a claim, for each ordering. Whether
 	// there is any is asked once per statement, so that nothing more is paid when
 	// there is none. OFFSET 0 makes the others probes of an index, one per row:
 	// reading all entries to hash them would cost each claim all of them.
-	notHeldKeySQL = ` AND (NOT (SELECT EXISTS (SELECT FROM {parked} p WHERE p.id IS NOT NULL)) OR CASE WHEN o.key IS NULL
+	notHeldKeySQL = ` AND (NOT ` + anyEntrySQL + ` OR CASE WHEN o.key IS NULL
     THEN NOT EXISTS (SELECT FROM {parked} p WHERE ` + holdsIDSQL + ` OFFSET 0)
     ELSE NOT EXISTS (SELECT FROM {parked} p WHERE ` + holdsKeySQL + ` OFFSET 0) END)`
-	notHeldNoneSQL = ` AND (NOT (SELECT EXISTS (SELECT FROM {parked} p WHERE p.id IS NOT NULL))
+	notHeldNoneSQL = ` AND (NOT ` + anyEntrySQL + `
     OR NOT EXISTS (SELECT FROM {parked} p WHERE ` + holdsIDSQL + ` OFFSET 0))`
-	notHeldTotalSQL = ` AND o.id < coalesce((SELECT min(p.id) FROM {parked} p), 9223372036854775807)`
+	notHeldTotalSQL = ` AND o.id < coalesce((SELECT min(p.id) FROM {parked} p WHERE p.state <> 'draining'), 9223372036854775807)`
 
-	// notWaiting…SQL keep rows out of a look that a claim will not read until an
-	// operator or a retry made their entry draining. In a total order looks see
-	// everything.
-	notWaitingKeySQL = ` AND (NOT (SELECT EXISTS (SELECT FROM {parked} p WHERE p.id IS NOT NULL)) OR CASE WHEN o.key IS NULL
-    THEN NOT EXISTS (SELECT FROM {parked} p WHERE p.state <> 'draining' AND ` + holdsIDSQL + ` OFFSET 0)
-    ELSE NOT EXISTS (SELECT FROM {parked} p WHERE p.state <> 'draining' AND ` + holdsKeySQL + ` OFFSET 0) END)`
-
-	// drainingSQL: row o is of a key that is being drained.
-	drainingSQL = `((SELECT EXISTS (SELECT FROM {parked} p WHERE p.id IS NOT NULL))
-    AND EXISTS (SELECT FROM {parked} p WHERE p.state = 'draining' AND ` + holdsKeySQL + ` OFFSET 0))`
-
-	// highestSQL is the highest pending id of each shard, where anything is held
-	// back; nothing otherwise.
-	highestSQL = `
-SELECT s.shard, l.id
-FROM generate_series($1::int, $2::int - 1) AS s(shard)
-CROSS JOIN LATERAL (SELECT o.id FROM {outbox} o WHERE {shard} = s.shard AND {normal} ORDER BY o.id DESC LIMIT 1) l
-WHERE (SELECT EXISTS (SELECT FROM {parked} p WHERE p.id IS NOT NULL))`
+	// waiting…SQL: no claim reads row o until an operator or a retry made its entry draining.
+	waitingKeySQL = `(` + anyEntrySQL + ` AND CASE WHEN o.key IS NULL
+    THEN EXISTS (SELECT FROM {parked} p WHERE p.state <> 'draining' AND ` + holdsIDSQL + ` OFFSET 0)
+    ELSE EXISTS (SELECT FROM {parked} p WHERE p.state <> 'draining' AND ` + holdsKeySQL + ` OFFSET 0)
+         AND NOT EXISTS (SELECT FROM {parked} p WHERE p.state = 'draining' AND ` + holdsKeySQL + ` OFFSET 0) END)`
+	drainingKeySQL = `(` + anyEntrySQL + `
+    AND o.key IS NOT NULL AND EXISTS (SELECT FROM {parked} p WHERE p.state = 'draining' AND ` + holdsKeySQL + ` OFFSET 0))`
+	waitingNoneSQL = `(` + anyEntrySQL + `
+    AND EXISTS (SELECT FROM {parked} p WHERE p.state <> 'draining' AND ` + holdsIDSQL + ` OFFSET 0))`
 
 	// dueSQL is in how many seconds the first entry is due; null without any.
 	dueSQL = `SELECT extract(epoch FROM (SELECT min(p.next_retry_at) FROM {parked} p) - clock_timestamp())::float8`
@@ -59,12 +53,12 @@ WHERE (SELECT EXISTS (SELECT FROM {parked} p WHERE p.id IS NOT NULL))`
 WITH due AS MATERIALIZED (
     SELECT p.id, p.next_retry_at, (coalesce(` + parkedHashSQL + `, p.id) & 63)::int AS shard
     FROM {parked} p
-    WHERE p.next_retry_at <= now() AND ` + firstSQL + ` {exclude}
+    WHERE p.next_retry_at <= now() AND ` + firstSQL + ` {mine}
     ORDER BY p.next_retry_at LIMIT 4 * $2::int
 ), mine AS MATERIALIZED (
-    SELECT s.shard
-    FROM (SELECT d.shard FROM due d GROUP BY d.shard ORDER BY random() OFFSET 0) s
-    WHERE pg_try_advisory_xact_lock($1::int, s.shard)
+    SELECT c.shard
+    FROM (SELECT d.shard FROM due d GROUP BY d.shard ORDER BY random() OFFSET 0) c
+    WHERE {try}
     LIMIT 16
 )
 SELECT d.id FROM due d WHERE d.shard IN (SELECT shard FROM mine) ORDER BY d.next_retry_at LIMIT $2::int`
@@ -72,15 +66,21 @@ SELECT d.id FROM due d WHERE d.shard IN (SELECT shard FROM mine) ORDER BY d.next
 	// lockHeldNoneSQL needs no shards: the entries are locked when they are read.
 	lockHeldNoneSQL = `
 SELECT p.id FROM {parked} p
-WHERE p.next_retry_at <= now() AND $1::int IS NOT NULL {exclude}
+WHERE p.next_retry_at <= now() AND $1::int IS NOT NULL {mine}
 ORDER BY p.next_retry_at LIMIT $2::int FOR UPDATE SKIP LOCKED`
 
-	// lockHeldTotalSQL locks all shards if the first entry is due.
+	// lockHeldTotalSQL locks all shards if the first entry is due that holds anything back, and
+	// returns it with those that are being drained: what they held back goes its way by
+	// itself here, and other relays may order by key.
 	lockHeldTotalSQL = `
 SELECT h.id
-FROM (SELECT p.* FROM {parked} p WHERE $2::int IS NOT NULL ORDER BY p.id LIMIT 1) p
-CROSS JOIN LATERAL (SELECT p.id WHERE p.next_retry_at <= now() {exclude} OFFSET 0) h
-WHERE CASE WHEN pg_try_advisory_xact_lock($1::int, 0)
+FROM (
+    (SELECT p.id, p.next_retry_at FROM {parked} p WHERE p.state <> 'draining' ORDER BY p.id LIMIT 1)
+    UNION ALL
+    (SELECT p.id, p.next_retry_at FROM {parked} p WHERE p.state = 'draining' AND p.next_retry_at <= now() ORDER BY p.next_retry_at LIMIT $2::int)
+) h
+WHERE h.next_retry_at <= now()
+  AND CASE WHEN pg_try_advisory_xact_lock($1::int, 0)
            THEN (SELECT bool_and(pg_try_advisory_xact_lock($1::int, l.shard)) FROM generate_series(1, 63) AS l(shard))
            ELSE false END`
 
@@ -97,22 +97,22 @@ FOR UPDATE SKIP LOCKED`
 	// that the entries in $2 drain, up to $3 of each shard, in id order.
 	heldRowsSQL = `
 SELECT w.lsn, r.*
-FROM (SELECT pg_current_wal_insert_lsn() AS lsn OFFSET 0) w
+FROM (SELECT {log_end} AS lsn OFFSET 0) w
 CROSS JOIN LATERAL (
     SELECT {shard} AS shard, {columns}
     FROM {parked} p JOIN {outbox} o ON ` + holdsIDSQL + `
     WHERE w.lsn IS NOT NULL AND p.id = ANY ($1::bigint[]) AND o.published_at IS NULL AND ` + availableSQL + `
     UNION ALL
     SELECT d.shard, x.*
-    FROM (SELECT DISTINCT ` + parkedHashSQL + ` & 63 AS shard FROM {parked} p
-          WHERE w.lsn IS NOT NULL AND p.id = ANY ($2::bigint[]) OFFSET 0) d
+    FROM (SELECT ` + parkedHashSQL + ` & 63 AS shard, min(p.id) AS first FROM {parked} p
+          WHERE w.lsn IS NOT NULL AND p.id = ANY ($2::bigint[]) GROUP BY 1 OFFSET 0) d
     CROSS JOIN LATERAL (
         SELECT * FROM (
             SELECT * FROM (SELECT {columns} FROM {outbox} o
-                           WHERE {shard} = d.shard AND {normal} AND ` + drainedSQL + ` ORDER BY o.id LIMIT $3::int) a
+                           WHERE {shard} = d.shard AND {normal} AND o.id > d.first AND ` + drainedSQL + ` {others} ORDER BY o.id LIMIT $3::int) a
             UNION ALL
             SELECT * FROM (SELECT {columns} FROM {outbox} o
-                           WHERE {shard} = d.shard AND {delayed} AND ` + drainedSQL + ` ORDER BY o.id + 0 LIMIT $3::int) b
+                           WHERE {shard} = d.shard AND {delayed} AND ` + drainedSQL + ` {others} ORDER BY o.id + 0 LIMIT $3::int) b
         ) u
         ORDER BY id LIMIT $3::int
     ) x
@@ -200,6 +200,22 @@ SET attempts = excluded.attempts, reason = excluded.reason, error = excluded.err
 	// forgetSQL removes entries that nothing waits behind.
 	forgetSQL = `DELETE FROM {parked} p WHERE p.id = ANY ($1::bigint[])`
 
+	// releaseSQL removes those of the drained entries in $1 that nothing waits behind, for
+	// claims that have not looked themselves: another ordering's, or one pipeline's of several. The others
+	// are looked at again after $2 seconds. The entry has been draining since before this statement's snapshot, so
+	// what a floor passed while it held its key back is seen here (docs/design.md).
+	releaseSQL = `
+WITH left_over AS MATERIALIZED (
+    SELECT p.id FROM {parked} p
+    WHERE p.id = ANY ($1::bigint[]) AND p.key IS NOT NULL
+      AND (EXISTS (SELECT FROM {outbox} o WHERE {shard} = (` + parkedHashSQL + ` & 63) AND {normal} AND ` + holdsKeySQL + ` OFFSET 0)
+        OR EXISTS (SELECT FROM {outbox} o WHERE {shard} = (` + parkedHashSQL + ` & 63) AND {delayed} AND ` + holdsKeySQL + ` OFFSET 0))
+), gone AS (
+    DELETE FROM {parked} p WHERE p.id = ANY ($1::bigint[]) AND p.id NOT IN (SELECT id FROM left_over) RETURNING 1
+)
+UPDATE {parked} p SET next_retry_at = clock_timestamp() + make_interval(secs => $2::float8)
+WHERE p.id IN (SELECT id FROM left_over) AND (SELECT count(*) FROM gone) IS NOT NULL`
+
 	// dropSQL deletes rows that are given up.
 	dropSQL = `DELETE FROM {outbox} o WHERE o.id = ANY ($1::bigint[])`
 
@@ -216,12 +232,11 @@ FROM unnest($1::bigint[], $2::float8[]) AS u(id, pause)
 WHERE p.id = u.id`
 )
 
-// heldStatements are the statements of one claim of held back messages, for one
-// Exclusion.
+// heldStatements are the statements of one claim of held back messages.
 type heldStatements struct{ lock, entries, read string }
 
-func (s statements) held(ordering Ordering, exclude string) heldStatements {
-	lock := lockHeldKeySQL
+func (s statements) held(ordering Ordering) heldStatements {
+	lock, try := lockHeldKeySQL, tryShardSQL
 	switch ordering {
 	case OrderNone:
 		lock = lockHeldNoneSQL
@@ -229,11 +244,35 @@ func (s statements) held(ordering Ordering, exclude string) heldStatements {
 		lock = lockHeldTotalSQL
 	case OrderKey:
 	}
-	return heldStatements{
-		lock:    s.expand(lock, exclude, ""),
-		entries: s.expand(entriesSQL, "", ""),
-		read:    s.expand(strings.ReplaceAll(heldReadSQL, "{rows}", heldRowsSQL), "", ""),
+	if s.filter != nil {
+		try = strings.ReplaceAll(tryPipelineSQL, "$7", "$3")
 	}
+	expand := func(sql string) string {
+		return s.expand(strings.NewReplacer("{mine}", s.mine(), "{others}", s.others("o.topic", "o.type"), "{try}", try).Replace(sql), "", "")
+	}
+	return heldStatements{
+		lock:    expand(lock),
+		entries: expand(entriesSQL),
+		read:    expand(strings.ReplaceAll(heldReadSQL, "{rows}", heldRowsSQL)),
+	}
+}
+
+// mine keeps entries of other pipelines out. Where the type decides, what waits behind
+// an entry may be several pipelines' rows, and each of them drains its own.
+func (s statements) mine() string {
+	if s.filter == nil {
+		return ""
+	}
+	const typ = `coalesce((SELECT t.type FROM {outbox} t WHERE t.id = p.id), '')`
+	if !s.dependsOnType() {
+		return s.others("p.topic", typ)
+	}
+	return " AND (p.state = 'draining' OR (" + s.filter("p.topic", typ) + "))"
+}
+
+// dependsOnType reports whether the type of a row decides whose it is.
+func (s statements) dependsOnType() bool {
+	return s.filter != nil && strings.Contains(s.filter("o.topic", "{type}"), "{type}")
 }
 
 // notHeld keeps held back rows out of a claim.

@@ -2,24 +2,37 @@ package source
 
 import (
 	"testing"
-	"time"
 )
 
-// Rows that are locked one after the other must not keep a key left out whose
-// row was unlocked long ago.
-func TestLaterLocksDoNotPutOffEarlierKeys(t *testing.T) {
-	c := &Claimer{options: Options{Ordering: OrderKey}}
-	c.leaveOut(&rowBatch{leftOut: map[Key]struct{}{{"t", "first"}: {}}})
-	until := c.lockedUntil
-	time.Sleep(time.Millisecond)
-	c.leaveOut(&rowBatch{leftOut: map[Key]struct{}{{"t", "second"}: {}}})
-	if !c.lockedUntil.Equal(until) {
-		t.Errorf("the first key is left out until %v, and then until %v", until, c.lockedUntil)
+func TestLockedRowsHoldTheirKeys(t *testing.T) {
+	l := newLockedRows()
+	a, b := Key{Topic: "t", Key: "a"}, Key{Topic: "t", Key: "b"}
+	l.add(1, a, true)
+	l.add(2, a, true)
+	l.add(3, b, true)
+	l.add(4, Key{Topic: "t"}, false)
+	holds := func(want bool, row Row) {
+		t.Helper()
+		if got := l.holds(&row); got != want {
+			t.Errorf("%+v is left out: %t, want %t", row, got, want)
+		}
 	}
-	if got := c.withLocked(Exclusion{}, until); len(got.Keys) != 2 {
-		t.Errorf("left out are %v, want both keys", got.Keys)
+	holds(true, Row{ID: 9, Topic: "t", Key: []byte("a")})
+	holds(false, Row{ID: 9, Topic: "u", Key: []byte("a")})
+	holds(true, Row{ID: 4, Topic: "t"})
+	holds(false, Row{ID: 5, Topic: "t"})
+	holds(false, Row{ID: 5, Topic: "t", Key: []byte{}})
+	freed := l.freed
+	l.remove(1)
+	holds(true, Row{ID: 9, Topic: "t", Key: []byte("a")}) // row 2 still is
+	l.remove(2)
+	holds(false, Row{ID: 9, Topic: "t", Key: []byte("a")})
+	if l.freed == freed {
+		t.Error("nobody is told that rows are free")
 	}
-	if got := c.withLocked(Exclusion{}, until.Add(1)); len(got.Keys) != 0 {
-		t.Errorf("left out after the time are %v", got.Keys)
+	l.clear()
+	if !l.empty() {
+		t.Error("not empty")
 	}
+	holds(false, Row{ID: 9, Topic: "t", Key: []byte("b")})
 }

@@ -72,7 +72,7 @@ func TestPlansOfAnEmptyTable(t *testing.T) {
 				return
 			}
 			// Here nothing but the number of rows tells the planner which index to use.
-			lock := c.unexcluded.lock
+			lock := c.dueShards
 			if !strings.Contains(plans[lock], "outbox_pkey") {
 				t.Fatalf("the plan for an empty table is not the one that this test is about:\n%s", plans[lock])
 			}

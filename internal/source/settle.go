@@ -31,18 +31,72 @@ func (e *UnrecordedError) Unwrap() error { return e.Err }
 // in one round trip.
 func (b *rowBatch) Settle(ctx context.Context, outcomes []Outcome) error {
 	defer b.end()
-	err := b.settle(ctx, outcomes)
-	if pgconn.Timeout(err) {
-		b.claimer.pool.Reset() // see Claim
-	}
-	return err
-}
-
-func (b *rowBatch) settle(ctx context.Context, outcomes []Outcome) error {
 	changes := b.changes(outcomes)
+	if len(b.ids) < len(b.messages) {
+		b.forgetDelayed()
+	}
 	if len(b.ids) == 0 && b.held == nil && changes.none() {
 		return nil
 	}
+	err := b.settle(ctx, &changes)
+	if pgconn.Timeout(err) {
+		b.claimer.pool.Reset() // see Claim
+	}
+	if _, recorded := errors.AsType[*UnrecordedError](err); err == nil || recorded {
+		return err
+	}
+	b.forgetDelayed()
+	return b.remember(ctx, err)
+}
+
+// remember keeps in mind what was published and not settled, so that it is not published again, and settles
+// what of it can be.
+func (b *rowBatch) remember(ctx context.Context, err error) error {
+	if len(b.ids) == 0 {
+		return err
+	}
+	c := b.claimer
+	var ids []int64
+	var messages [][16]byte
+	marked := b.ids
+	for i := range b.messages {
+		m := &b.messages[i]
+		if len(marked) == 0 || m.Sequence != marked[0] {
+			continue
+		}
+		marked = marked[1:]
+		c.unsettled.add(m.Sequence, m.ID)
+		ids, messages = append(ids, m.Sequence), append(messages, m.ID)
+	}
+	conn := b.conn.Conn().PgConn()
+	if conn.IsClosed() || ctx.Err() != nil {
+		return c.unsettledError(len(ids), 0, err)
+	}
+	if conn.TxStatus() != 'I' {
+		if _, rollback := conn.Exec(ctx, "ROLLBACK").ReadAll(); rollback != nil {
+			return c.unsettledError(len(ids), 0, err)
+		}
+	}
+	order := slices.IsSorted(ids)
+	if !order {
+		sortTogether(ids, messages)
+	}
+	return c.resettle(ctx, conn, ids, messages)
+}
+
+// sortTogether sorts ids, and messages like them.
+func sortTogether(ids []int64, messages [][16]byte) {
+	of := make(map[int64][16]byte, len(ids))
+	for i, id := range ids {
+		of[id] = messages[i]
+	}
+	slices.Sort(ids)
+	for i, id := range ids {
+		messages[i] = of[id]
+	}
+}
+
+func (b *rowBatch) settle(ctx context.Context, changes *changes) error {
 	pg := b.conn.Conn().PgConn()
 	batch := &pgconn.Batch{}
 	marks := 0
@@ -81,7 +135,7 @@ func (b *rowBatch) settle(ctx context.Context, outcomes []Outcome) error {
 	}
 	// They are locked, so only a trigger, a rule or a policy can be in the way.
 	if marked != int64(len(b.ids)) {
-		return fmt.Errorf("%d of %d published rows of %s could be marked: a trigger, a rule or row level security hinders the others", marked, len(b.ids), b.claimer.statements.outbox)
+		return fmt.Errorf("mark rows of %s: %w", b.claimer.statements.outbox, hinderedError(marked, len(b.ids)))
 	}
 	if unrecorded != nil {
 		return &UnrecordedError{Err: fmt.Errorf("record refused messages of %s: %w", b.claimer.statements.outbox, unrecorded)}
@@ -156,7 +210,7 @@ type changes struct {
 
 func (c *changes) none() bool {
 	return len(c.parked.ids)+len(c.failed.ids)+len(c.dead.ids)+len(c.dropped)+
-		len(c.drain)+len(c.forget)+len(c.postponed) == 0
+		len(c.drain)+len(c.forget)+len(c.release)+len(c.postponed) == 0
 }
 
 // next is when the first entry is due that changed.
@@ -276,7 +330,7 @@ func (b *rowBatch) changes(outcomes []Outcome) (c changes) {
 	if b.held != nil {
 		for _, e := range b.held.keys {
 			if e.last && !left[e] {
-				c.forget = append(c.forget, e.id)
+				b.claimer.let(e.id, &c.entryChanges)
 			}
 		}
 	}

@@ -11,10 +11,11 @@ import (
 // changes only with a migration.
 const Shards = 64
 
-// Every statement of the package but those in heldstatements.go. Tokens in braces are replaced by newStatements:
-// {outbox} is the quoted table, {shard} the index expression, {exclude} what
-// an Exclusion adds. {normal} and {delayed} are the predicates of the two
-// partial indexes. {shards} are those that the claim may read.
+// Every statement of the package but those in heldstatements.go and lookstatements.go. Tokens
+// in braces are replaced by newStatements: {outbox} is the quoted table, {shard} the index
+// expression, {normal} and {delayed} are the predicates of the two partial indexes. {shards}
+// are those that the claim may read. {exclude} leaves out rows of other pipelines and rows
+// that are held back; {try} locks shard c.shard.
 const (
 	shardSQL   = `(coalesce(hashtextextended(o.key, 0), o.id) & 63)`
 	normalSQL  = `o.published_at IS NULL AND o.available_at IS NULL`
@@ -49,8 +50,9 @@ const (
 	// lockKeySQL locks up to $3 shards that have pending rows, from shard $2 on,
 	// looks no further when it has them, and returns their number. OFFSET 0 keeps the planner from
 	// turning the probes into one big semi-join, and from trying locks before it
-	// probed. Where there is no delayed row at all, which is asked once, the
-	// shards are not searched for those. $1: the lock's class; $4: a floor of ids per shard.
+	// probed. $1: the lock's class; $4: a floor of ids per shard; $5: shards with delayed
+	// rows that are due. A probe walks over $6 rows at most: what is left out may be a
+	// million rows, and the others do not wait for the walk (floors.go).
 	lockKeySQL = `
 SELECT count(*), set_config('outbox_relay.shards', coalesce(array_agg(l.shard), '{}')::text, true)
 FROM (
@@ -59,16 +61,24 @@ FROM (
         SELECT s.shard
         FROM generate_series($2::int, $2::int + 63) AS g(n)
         CROSS JOIN LATERAL (SELECT g.n & 63 AS shard OFFSET 0) s
-        WHERE EXISTS (SELECT FROM {outbox} o
-                      WHERE {shard} = s.shard AND {normal} AND o.id > ($4::bigint[])[s.shard + 1] {exclude} OFFSET 0)
-           OR ((SELECT EXISTS (SELECT FROM {outbox} o WHERE o.published_at IS NULL AND o.available_at IS NOT NULL))
-               AND EXISTS (SELECT FROM {outbox} o
-                           WHERE {shard} = s.shard AND {delayed} {exclude} OFFSET 0))
+        WHERE s.shard = ANY ($5::int[]) OR {some}
         OFFSET 0
     ) c
-    WHERE pg_try_advisory_xact_lock($1::int, c.shard)
+    WHERE {try}
     LIMIT $3::int
 ) l`
+
+	// someSQL: shard s has a row for the claim among the next $6.
+	someSQL = `EXISTS (
+            SELECT FROM (SELECT o.id, o.message_id, o.topic, o.key, o.type FROM {outbox} o
+                         WHERE {shard} = s.shard AND {normal} AND o.id > ($4::bigint[])[s.shard + 1]
+                         ORDER BY o.id LIMIT $6::bigint) o
+            WHERE true {exclude} OFFSET 0)`
+
+	// tryShardSQL locks a shard for itself. tryPipelineSQL locks it for one pipeline of
+	// several ($7: its class), and against relays that have one pipeline for all.
+	tryShardSQL    = `pg_try_advisory_xact_lock($1::int, c.shard)`
+	tryPipelineSQL = `pg_try_advisory_xact_lock($7::int, c.shard) AND pg_try_advisory_xact_lock_shared($1::int, c.shard)`
 
 	// lockTotalSQL locks all shards if any has pending rows, and returns how many
 	// it locked: with fewer than all of them nothing may be read, since another
@@ -80,15 +90,16 @@ SELECT count(*), set_config('outbox_relay.shards', CASE count(*) WHEN 64 THEN ar
 FROM generate_series(0, 63) AS l(shard)
 WHERE (SELECT CASE WHEN $2::int IS NOT NULL AND $3::int IS NOT NULL AND EXISTS (
     SELECT FROM generate_series(0, 63) AS s(shard)
-    WHERE EXISTS (SELECT FROM {outbox} o
-                  WHERE {shard} = s.shard AND {normal} AND o.id > ($4::bigint[])[s.shard + 1] {exclude} OFFSET 0)
-       OR EXISTS (SELECT FROM {outbox} o
-                  WHERE {shard} = s.shard AND {delayed} {exclude} OFFSET 0))
+    WHERE s.shard = ANY ($5::int[]) OR {some})
     THEN pg_try_advisory_xact_lock($1::int, 0) ELSE false END)
   AND (l.shard = 0 OR pg_try_advisory_xact_lock($1::int, l.shard))`
 
 	// lockNoneSQL is for the ordering that needs no locks: $1 are all shards.
 	lockNoneSQL = `SELECT cardinality($1::bigint[]), set_config('outbox_relay.shards', ($1::bigint[])::text, true)`
+	// lockNoneNamedSQL is lockNamedSQL for it.
+	lockNoneNamedSQL = `
+SELECT 64, set_config('outbox_relay.shards', (SELECT array_agg(g.n)::text FROM generate_series(0, 63) AS g(n)), true)
+WHERE $1::int IS NOT NULL AND $2::bigint[] IS NOT NULL`
 
 	// reserveMarkSQL and reserveDeleteSQL take the lock on the table that settling
 	// needs and reading does not, so that a claim waits while somebody builds an
@@ -97,56 +108,48 @@ WHERE (SELECT CASE WHEN $2::int IS NOT NULL AND $3::int IS NOT NULL AND EXISTS (
 	reserveMarkSQL   = `UPDATE {outbox} o SET published_at = NULL WHERE false`
 	reserveDeleteSQL = `DELETE FROM {outbox} o WHERE false`
 
-	// writersSQL names the transactions that hold a lock to write to the table:
-	// those that inserted into it and have not ended, and some that did not. A
-	// relay's own, which hold shards (class $1), never insert.
-	writersSQL = `
-SELECT l.virtualtransaction
-FROM pg_locks l
-WHERE l.locktype = 'relation' AND l.granted
-  AND l.relation IN ({regclass}::regclass, pg_get_serial_sequence({regclass}, 'id')::regclass)
-  AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-  AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-  AND NOT EXISTS (
-    SELECT FROM pg_locks a
-    WHERE a.locktype = 'advisory' AND a.virtualtransaction = l.virtualtransaction
-      AND a.database = l.database AND a.objsubid = 2 AND a.classid = ($1::bigint & 4294967295)::oid)`
-
-	// lowestSQL is the lowest pending id above the floors in $1 of each shard that
-	// has one, whatever a claim excludes, but for rows that wait behind an entry
-	// ({exclude}); and whether it is a row that is drained ({drains}).
-	lowestSQL = `
-SELECT s.shard, l.id, l.draining
-FROM generate_series(0, 63) AS s(shard)
-CROSS JOIN LATERAL (SELECT o.id, {drains} AS draining FROM {outbox} o
-                    WHERE {shard} = s.shard AND {normal} AND o.id > ($1::bigint[])[s.shard + 1] {exclude}
-                    ORDER BY o.id LIMIT 1) l`
-
 	columnsSQL = `o.id, o.message_id, o.topic, o.key, o.type, o.payload, o.content_type, o.headers, o.created_at`
 
+	// logEndSQL is the end of the log after the statement's snapshot was taken, before any row is
+	// locked (locking writes to the log), see barrier.go. It has no row, and so the claim reads
+	// none, when a transaction has ended that the floors passed while it ran ($6):
+	// its rows are below the floors, and what follows them may be above (floors.go).
+	logEndSQL = `(SELECT {log_end} AS lsn
+      WHERE NOT EXISTS (SELECT FROM unnest($6::xid8[]) AS d(xid) WHERE pg_visible_in_snapshot(d.xid, pg_current_snapshot()))
+      OFFSET 0)`
+
 	// shardRowsSQL reads up to {per_shard} rows of each shard, in id order, above the
-	// floors in $1. The log position comes first, before any row is locked
-	// (locking writes to the log), see barrier.go.
-	// Delayed rows have to be sorted; o.id + 0 says so, or a plan that was made for
-	// an empty table walks along the primary key to save that.
+	// floors in $1, and of the delayed rows those in $4, shard by shard as $5 says: see delayed.go.
+	// Where rows are left out it walks over the next $7 of a shard at most.
 	shardRowsSQL = `
 SELECT w.lsn, s.shard, r.*
-FROM (SELECT pg_current_wal_insert_lsn() AS lsn OFFSET 0) w
+FROM ` + logEndSQL + ` w
 CROSS JOIN LATERAL (
-    SELECT u.shard, ($1::bigint[])[u.shard::int + 1] AS floor FROM unnest({shards}) AS u(shard) WHERE w.lsn IS NOT NULL OFFSET 0
+    SELECT u.shard, f.floor, {ceiling} AS ceiling
+    FROM unnest({shards}) AS u(shard)
+    CROSS JOIN LATERAL (SELECT ($1::bigint[])[u.shard::int + 1] AS floor OFFSET 0) f
+    WHERE w.lsn IS NOT NULL OFFSET 0
 ) s
 CROSS JOIN LATERAL (
     SELECT * FROM (
         SELECT * FROM (SELECT {columns} FROM {outbox} o
-                       WHERE {shard} = s.shard AND {normal} AND o.id > s.floor {exclude}
+                       WHERE {shard} = s.shard AND {normal} AND o.id > s.floor AND o.id <= s.ceiling {exclude}
                        ORDER BY o.id LIMIT {per_shard} {lock}) a
         UNION ALL
-        SELECT * FROM (SELECT {columns} FROM {outbox} o
-                       WHERE {shard} = s.shard AND {delayed} {exclude}
-                       ORDER BY o.id + 0 LIMIT {per_shard} {lock}) b
+        SELECT b.* FROM ({due}) d
+        CROSS JOIN LATERAL (SELECT {columns} FROM {outbox} o WHERE o.id = d.id AND {delayed} {exclude} OFFSET 0 {lock}) b
     ) u
     ORDER BY id LIMIT {per_shard}
 ) r`
+
+	// dueIDsSQL are the ids in $4 of shard s: a slice, whose bounds for each shard are in $5.
+	dueIDsSQL = `SELECT d.id FROM unnest(($4::bigint[])[($5::int[])[s.shard::int + 1] + 1:($5::int[])[s.shard::int + 2]]) AS d(id) OFFSET 0`
+
+	// ceilingSQL is the last of the next $7 rows of a shard, and no bound where nothing is left
+	// out: then the first rows are the ones.
+	ceilingSQL = `coalesce(CASE WHEN {restricted} THEN (
+        SELECT o.id FROM {outbox} o WHERE {shard} = u.shard AND {normal} AND o.id > f.floor ORDER BY o.id OFFSET $7::bigint LIMIT 1) END,
+        9223372036854775807)`
 
 	// keyPerShardSQL gives each of the claim's shards the same part of its $2 rows.
 	// Claimer.perShard says the same.
@@ -157,22 +160,41 @@ CROSS JOIN LATERAL (
 	// Its shard -1 stands for all of them.
 	totalRowsSQL = `
 SELECT w.lsn, -1::bigint AS shard, r.*
-FROM (SELECT pg_current_wal_insert_lsn() AS lsn OFFSET 0) w
+FROM ` + logEndSQL + ` w
 CROSS JOIN LATERAL (
     SELECT {columns} FROM {outbox} o
     WHERE w.lsn IS NOT NULL AND o.published_at IS NULL AND (o.available_at IS NULL OR o.available_at <= now()) {exclude}
       AND o.id >= (
         SELECT min(m.id)
-        FROM (SELECT u.shard, ($1::bigint[])[u.shard::int + 1] AS floor FROM unnest({shards}) AS u(shard) OFFSET 0) s
-        CROSS JOIN LATERAL (
-            SELECT * FROM (SELECT o.id FROM {outbox} o
-                           WHERE {shard} = s.shard AND {normal} AND o.id > s.floor {exclude} ORDER BY o.id LIMIT 1) a
+        FROM (
+            SELECT a.id
+            FROM (SELECT u.shard, ($1::bigint[])[u.shard::int + 1] AS floor FROM unnest({shards}) AS u(shard) OFFSET 0) s
+            CROSS JOIN LATERAL (SELECT o.id FROM {outbox} o
+                                WHERE {shard} = s.shard AND {normal} AND o.id > s.floor {exclude} ORDER BY o.id LIMIT 1) a
             UNION ALL
-            SELECT * FROM (SELECT o.id FROM {outbox} o
-                           WHERE {shard} = s.shard AND {delayed} {exclude} ORDER BY o.id + 0 LIMIT 1) b
-        ) m)
+            SELECT d.id FROM unnest($4::bigint[]) AS d(id)
+        ) m
+        WHERE $5::int[] IS NOT NULL AND $7::bigint IS NOT NULL)
     ORDER BY o.id LIMIT $2::int {lock}
 ) r`
+
+	// namedRowsSQL reads the rows in $4, which lie in shards of the claim. The parameters are shardRowsSQL's.
+	namedRowsSQL = `
+SELECT w.lsn, r.*
+FROM ` + logEndSQL + ` w
+CROSS JOIN LATERAL (
+    SELECT {shard} AS shard, {columns} FROM {outbox} o
+    WHERE w.lsn IS NOT NULL AND $1::bigint[] IS NOT NULL AND $5::int[] IS NOT NULL AND $7::bigint IS NOT NULL
+      AND o.id = ANY ($4::bigint[]) AND {shard} = ANY ({shards})
+      AND o.published_at IS NULL AND (o.available_at IS NULL OR o.available_at <= now()) {exclude}
+    ORDER BY o.id LIMIT $2::int {lock}
+) r`
+
+	// lockNamedSQL locks the shards of the pending rows in $2 as far as they are free.
+	lockNamedSQL = `
+SELECT count(*), set_config('outbox_relay.shards', coalesce(array_agg(c.shard), '{}')::text, true)
+FROM (SELECT DISTINCT {shard}::int AS shard FROM {outbox} o WHERE o.id = ANY ($2::bigint[]) AND o.published_at IS NULL OFFSET 0) c
+WHERE {try}`
 
 	// readSQL bounds the rows of {rows} by $2 rows and by $3 bytes: what is
 	// over the bound was locked but is not sent.
@@ -211,7 +233,8 @@ ORDER BY c.id`
 	// probeSQL finds out whether the table can be read.
 	probeSQL = `SELECT FROM {outbox} o LIMIT 0`
 
-	flushedSQL = `SELECT pg_current_wal_flush_lsn()`
+	logEndFunctionSQL = `pg_current_wal_insert_lsn()`
+	flushedSQL        = `SELECT pg_current_wal_flush_lsn()`
 
 	// flushSQL flushes the log up to and beyond every record that was in it
 	// before: a commit that wrote something waits for that. It needs no table
@@ -220,6 +243,16 @@ ORDER BY c.id`
 
 	markSQL   = `UPDATE {outbox} o SET published_at = clock_timestamp() WHERE o.id = ANY ($1::bigint[])`
 	deleteSQL = `DELETE FROM {outbox} o WHERE o.id = ANY ($1::bigint[])`
+
+	// pendingOfSQL are those of the rows in $1, with the message ids in $2, that are pending.
+	pendingOfSQL = `
+SELECT o.id FROM unnest($1::bigint[], $2::uuid[]) AS u(id, message_id)
+JOIN {outbox} o ON o.id = u.id AND o.message_id = u.message_id
+WHERE o.published_at IS NULL`
+
+	// lockPendingOfSQL locks them as far as nobody else has them locked.
+	lockPendingOfSQL = pendingOfSQL + `
+FOR UPDATE OF o SKIP LOCKED`
 
 	// pruneSQL looks at the next $3 rows after id $1 and deletes those that
 	// were published more than $2 seconds ago. It returns the last id that it looked at, how
@@ -250,11 +283,21 @@ GROUP BY o.topic ORDER BY o.topic`
 // statements are the constants above with the names of one table in them.
 type statements struct {
 	outbox, parked, dead string
+	// filter selects the pipeline's rows; nil: all of them.
+	filter func(topic, typ string) string
 }
 
 func newStatements(schema, table string) statements {
 	name := func(suffix string) string { return pgx.Identifier{schema, table + suffix}.Sanitize() }
 	return statements{outbox: name(""), parked: name("_parked"), dead: name("_dead_letters")}
+}
+
+// others leaves out the rows of other pipelines, given the columns of topic and type.
+func (s statements) others(topic, typ string) string {
+	if s.filter == nil {
+		return ""
+	}
+	return " AND (" + s.filter(topic, typ) + ")"
 }
 
 // literal is the table's name as a string constant.
@@ -269,58 +312,65 @@ func (s statements) expand(sql, exclude, lock string) string {
 	for range 2 {
 		sql = strings.NewReplacer(
 			"{shard}", shardSQL, "{normal}", normalSQL, "{delayed}", delayedSQL,
-			"{columns}", columnsSQL, "{shards}", shardsSQL, "{exclude}", exclude, "{lock}", lock,
+			"{columns}", columnsSQL, "{shards}", shardsSQL, "{exclude}", exclude, "{lock}", lock, "{log_end}", logEndFunctionSQL,
 		).Replace(sql)
 	}
 	return strings.NewReplacer("{outbox}", s.outbox, "{parked}", s.parked, "{dead}", s.dead, "{regclass}", s.literal()).Replace(sql)
 }
 
-// look returns the statement that floors look at pending rows with.
-func (s statements) look(ordering Ordering) string {
-	exclude, drains := notWaitingKeySQL, drainingSQL
-	switch ordering {
-	case OrderTotal:
-		exclude, drains = "", "false"
-	case OrderNone:
-		exclude, drains = notHeldNoneSQL, "false"
-	case OrderKey:
-	}
-	return s.expand(strings.ReplaceAll(lowestSQL, "{drains}", drains), exclude, "")
-}
-
-// claimStatements are the statements of one claim, for one Exclusion.
+// claimStatements are the statements of one claim.
 type claimStatements struct {
 	lock       string
 	read       string
 	readAround string
+	// lockNamed, named and namedAround are for rows that the claim names.
+	lockNamed          string
+	named, namedAround string
 }
 
-func (s statements) claim(ordering Ordering, excluded func(firstParameter int) string) claimStatements {
-	exclude := func(first int) string { return notHeld(ordering) + excluded(first) }
-	perShard := "$2::int"
-	if ordering == OrderKey {
+func (s statements) claim(o *Options) claimStatements {
+	exclude := notHeld(o.Ordering) + s.others("o.topic", "o.type")
+	perShard, restricted := "$2::int", anyEntrySQL
+	if o.Ordering == OrderKey {
 		perShard = keyPerShardSQL
 	}
-	rows := func(read, rows, lock string) string {
-		read = strings.ReplaceAll(read, "{rows}", rows)
-		return s.expand(strings.ReplaceAll(read, "{per_shard}", perShard), exclude(4), lock)
+	try := tryShardSQL
+	if s.filter != nil {
+		try, restricted = tryPipelineSQL, "true"
 	}
-	switch ordering {
+	expand := func(sql, lock string) string {
+		return s.expand(strings.NewReplacer(
+			"{some}", someSQL, "{due}", dueIDsSQL, "{ceiling}", strings.ReplaceAll(ceilingSQL, "{restricted}", restricted),
+			"{per_shard}", perShard, "{try}", try,
+		).Replace(sql), exclude, lock)
+	}
+	rows := func(read, rows, lock string) string {
+		return expand(strings.ReplaceAll(read, "{rows}", rows), lock)
+	}
+	// The class of the pipeline is the third parameter here.
+	named := expand(strings.ReplaceAll(lockNamedSQL, "{try}", strings.ReplaceAll(try, "$7", "$3")), "")
+	c := claimStatements{
+		lockNamed:   named,
+		named:       rows(readSQL, namedRowsSQL, "FOR UPDATE OF o NOWAIT"),
+		namedAround: rows(readAroundSQL, namedRowsSQL, ""),
+	}
+	switch o.Ordering {
 	case OrderNone:
 		// Nobody's order is at stake: what is locked is passed over.
-		read := rows(readSQL, shardRowsSQL, "FOR UPDATE OF o SKIP LOCKED")
-		return claimStatements{lock: lockNoneSQL, read: read, readAround: read}
+		c.lock = lockNoneSQL
+		c.read = rows(readSQL, shardRowsSQL, "FOR UPDATE OF o SKIP LOCKED")
+		c.readAround = c.read
+		c.lockNamed = lockNoneNamedSQL
+		c.named = rows(readSQL, namedRowsSQL, "FOR UPDATE OF o SKIP LOCKED")
+		c.namedAround = c.named
 	case OrderTotal:
-		return claimStatements{
-			lock:       s.expand(lockTotalSQL, exclude(5), ""),
-			read:       rows(readSQL, totalRowsSQL, "FOR UPDATE OF o NOWAIT"),
-			readAround: rows(readAroundSQL, totalRowsSQL, ""),
-		}
-	default:
-		return claimStatements{
-			lock:       s.expand(lockKeySQL, exclude(5), ""),
-			read:       rows(readSQL, shardRowsSQL, "FOR UPDATE OF o NOWAIT"),
-			readAround: rows(readAroundSQL, shardRowsSQL, ""),
-		}
+		c.lock = expand(lockTotalSQL, "")
+		c.read = rows(readSQL, totalRowsSQL, "FOR UPDATE OF o NOWAIT")
+		c.readAround = rows(readAroundSQL, totalRowsSQL, "")
+	case OrderKey:
+		c.lock = expand(lockKeySQL, "")
+		c.read = rows(readSQL, shardRowsSQL, "FOR UPDATE OF o NOWAIT")
+		c.readAround = rows(readAroundSQL, shardRowsSQL, "")
 	}
+	return c
 }

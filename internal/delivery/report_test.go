@@ -140,21 +140,22 @@ func TestNoLineCosts(t *testing.T) {
 		table.describe(id + 1)
 	}
 	main := &broker{}
-	l := New(Options{
-		Source: table, Sinks: map[string]sinks.Publisher{"main": main}, Routes: compile(t, route.Config{Sink: "main"}),
+	r := New(Options{
+		Source: table.source, Sinks: map[string]sinks.Publisher{"main": main}, Routes: compile(t, route.Config{Sink: "main"}),
 		Workers: 1, Failures: Failures{Backoff: steady}, Logger: slog.New(slog.DiscardHandler),
 	})
-	batch, err := table.Claim(t.Context(), l.exclusion)
+	p := r.pipelines[0]
+	batch, err := p.source.Claim(t.Context(), p.exclusion())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer batch.Release()
-	d := l.route(batch, false)
+	d := p.route(claimed{batch: batch})
 	if n := testing.AllocsPerRun(100, func() {
-		if l.lines(t.Context(), d, nil) != nil {
-			t.Error("there are lines that nobody reads")
+		if p.reports(t.Context(), d) != nil {
+			t.Error("there are reports that nobody reads")
 		}
-		d.sending(d.parcels[0]).End(nil)
+		d.sending(d.requests[0]).End(nil)
 		d.trace.Settle().End(0, nil)
 		d.trace.End()
 	}); n != 0 {
@@ -162,9 +163,9 @@ func TestNoLineCosts(t *testing.T) {
 	}
 }
 
-// TestSpansOfLoop: what a batch does is in its trace, and a message's own
+// TestSpansOfPipeline: what a batch does is in its trace, and a message's own
 // context reaches the broker as it was.
-func TestSpansOfLoop(t *testing.T) {
+func TestSpansOfPipeline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		recorder := tracetest.NewSpanRecorder()
 		provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder))
