@@ -7,7 +7,7 @@ import (
 )
 
 // Filter selects rows by where they are routed. It answers the same in Go and
-// in SQL. It is immutable.
+// in SQL. It is immutable; the zero value selects every row.
 type Filter struct {
 	table *Table
 	// sink is empty for the rows that no route matches.
@@ -31,15 +31,15 @@ func newFilter(t *Table, sink string) Filter {
 }
 
 // All reports that the filter selects every row.
-func (f Filter) All() bool { return f.all }
+func (f Filter) All() bool { return f.all || f.table == nil }
 
 // None reports that the filter selects no row. It may miss cases.
 func (f Filter) None() bool { return f.none }
 
 // Match reports whether the filter selects rows of this topic and type.
 func (f Filter) Match(topic, typ string) bool {
-	if f.all || f.none {
-		return f.all
+	if f.All() || f.None() {
+		return f.All()
 	}
 	for _, route := range f.table.routes {
 		if route.Matches(topic, typ) {
@@ -59,6 +59,9 @@ const (
 // database. What is selected by every claim is cheap: equality for plain
 // topics, LIKE for mail.* (see [pattern.Glob.SQL]).
 func (f Filter) SQL(topicColumn, typeColumn string) string {
+	if f.table == nil {
+		return always
+	}
 	selected := never
 	if f.sink == "" {
 		selected = always

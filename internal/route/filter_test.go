@@ -49,6 +49,12 @@ func TestFilterSQL(t *testing.T) {
 	}
 }
 
+func TestZeroFilterSelectsEverything(t *testing.T) {
+	if f := (Filter{}); !f.All() || f.None() || !f.Match("a", "b") || f.SQL("topic", "type") != "true" {
+		t.Error("it does not")
+	}
+}
+
 // place is a database, or a column's type, in which filters have to mean the
 // same as in Go.
 type place struct {

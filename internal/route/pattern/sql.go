@@ -19,8 +19,12 @@ func (g *Glob) SQL(column string) string {
 		return "true"
 	case g.hasClass():
 		// Of the text's UTF-8 in hexadecimal: characters as such would depend on
-		// the database's encoding.
-		return "encode(convert_to(" + column + ", 'UTF8'), 'hex') ~ " + Quote(g.hexRegexp())
+		// the database's encoding. LIKE sorts out most texts for a tenth of the cost.
+		match := "encode(convert_to(" + column + ", 'UTF8'), 'hex') ~ " + Quote(g.hexRegexp())
+		if like := g.like(); like != "%" && IsASCII(like) {
+			return "(" + column + ` COLLATE "C" LIKE ` + Quote(like) + " AND " + match + ")"
+		}
+		return match
 	case IsASCII(g.source):
 		if g.isLiteral {
 			return column + ` COLLATE "C" = ` + Quote(g.literal)
@@ -62,16 +66,19 @@ func (g *Glob) hasClass() bool {
 	return false
 }
 
-// like returns a glob that has no wildcards but * as a pattern of LIKE.
+// like returns the glob as a pattern of LIKE, in which ? and classes are *.
 func (g *Glob) like() string {
 	escape := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 	var out strings.Builder
+	wild := false
 	for _, part := range g.parts {
-		if part.wildcard == anyText {
-			out.WriteByte('%')
-		} else {
+		switch {
+		case part.wildcard == noWildcard:
 			out.WriteString(escape.Replace(part.text))
+		case !wild:
+			out.WriteByte('%')
 		}
+		wild = part.wildcard != noWildcard
 	}
 	return out.String()
 }
