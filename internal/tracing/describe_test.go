@@ -31,7 +31,7 @@ func TestDescriptions(t *testing.T) {
 	} {
 		text := ""
 		for _, a := range got {
-			text += fmt.Sprintf("%s=%s ", a.Key, a.Value.Emit())
+			text += fmt.Sprintf("%s=%s ", a.Key, a.Value.String())
 		}
 		if text != want {
 			t.Errorf("got %q, want %q", text, want)
