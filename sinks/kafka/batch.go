@@ -102,7 +102,7 @@ func (b *recordBatch) undo(start int) {
 
 func appendBytes(b, value []byte) []byte {
 	if value == nil {
-		return binary.AppendVarint(b, -1)
+		return append(b, 1) // -1
 	}
 	b = binary.AppendVarint(b, int64(len(value)))
 	return append(b, value...)

@@ -226,6 +226,19 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
+func TestTimes(t *testing.T) {
+	var c clock
+	base := time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC)
+	for _, at := range []time.Time{
+		base, base.Add(1), base.Add(120_000_000), base.Add(123_456_000), base.Add(999_999_999), base.Add(time.Second), base,
+		base.In(time.FixedZone("", 3600)), base.AddDate(-2500, 0, 0), base.AddDate(8100, 0, 0), time.Unix(0, 0), time.Unix(-1, 5), {},
+	} {
+		if got, want := string(c.append(nil, at)[1:]), at.UTC().Format(time.RFC3339Nano); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
 // TestPartition holds the vectors of Apache Kafka's own UtilsTest.testMurmur2.
 func TestPartition(t *testing.T) {
 	for key, want := range map[string]int32{

@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"strconv"
 	"time"
@@ -15,6 +14,7 @@ import (
 type envelope struct {
 	style  sinks.Style
 	source string
+	clock  clock
 }
 
 func newEnvelope(e sinks.Envelope) (envelope, error) {
@@ -39,7 +39,7 @@ const headerReplayed = "message-replayed"
 
 // reserved reports whether the style writes a header of this name itself; the
 // user's is left out then, so that consumers find each attribute once.
-func (e envelope) reserved(name string) bool {
+func (e *envelope) reserved(name string) bool {
 	if name == headerReplayed {
 		return true
 	}
@@ -60,9 +60,21 @@ func (e envelope) reserved(name string) bool {
 	return false
 }
 
+// Names of headers as a record has them: behind their length, and before the length
+// of a value that is always the same.
+const (
+	wireID       = "\x14message-id" + wireUUID
+	wireType     = "\x18message-type"
+	wireSequence = "\x20message-sequence"
+	wireTime     = "\x18message-time"
+	wireContent  = "\x18content-type"
+	// wireUUID is the length of a UUID's text.
+	wireUUID = "\x48"
+)
+
 // appendHeaders appends the number of headers and the headers as a record has
 // them.
-func (e envelope) appendHeaders(b []byte, m *sinks.Message) []byte {
+func (e *envelope) appendHeaders(b []byte, m *sinks.Message) []byte {
 	count := 5
 	switch e.style {
 	case sinks.StyleCloudEvents:
@@ -87,10 +99,10 @@ func (e envelope) appendHeaders(b []byte, m *sinks.Message) []byte {
 	switch e.style {
 	case sinks.StyleCloudEvents:
 		b = appendHeader(b, "ce_specversion", "1.0")
-		b = appendID(appendName(b, "ce_id"), m.ID)
+		b = appendID(append(appendName(b, "ce_id"), wireUUID...), m.ID)
 		b = appendHeader(b, "ce_type", eventType(m))
 		b = appendHeader(b, "ce_source", e.source)
-		b = appendTime(appendName(b, "ce_time"), m.CreatedAt)
+		b = e.clock.append(appendName(b, "ce_time"), m.CreatedAt)
 		if m.Key != nil {
 			b = appendName(b, "ce_subject")
 			b = binary.AppendVarint(b, int64(len(m.Key)))
@@ -98,14 +110,14 @@ func (e envelope) appendHeaders(b []byte, m *sinks.Message) []byte {
 		}
 		b = appendHeader(b, "content-type", m.ContentType)
 	case sinks.StyleDebezium:
-		b = appendID(appendName(b, "id"), m.ID)
+		b = appendID(append(appendName(b, "id"), wireUUID...), m.ID)
 		b = appendHeader(b, "eventType", m.Type)
 	default:
-		b = appendID(appendName(b, "message-id"), m.ID)
-		b = appendHeader(b, "message-type", m.Type)
-		b = appendSequence(appendName(b, "message-sequence"), m.Sequence)
-		b = appendTime(appendName(b, "message-time"), m.CreatedAt)
-		b = appendHeader(b, "content-type", m.ContentType)
+		b = appendID(append(b, wireID...), m.ID)
+		b = appendText(append(b, wireType...), m.Type)
+		b = appendSequence(append(b, wireSequence...), m.Sequence)
+		b = e.clock.append(append(b, wireTime...), m.CreatedAt)
+		b = appendText(append(b, wireContent...), m.ContentType)
 	}
 	if m.Replayed {
 		b = appendHeader(b, headerReplayed, "true")
@@ -130,39 +142,68 @@ func eventType(m *sinks.Message) string {
 }
 
 func appendName(b []byte, name string) []byte {
-	return append(binary.AppendVarint(b, int64(len(name))), name...)
+	return appendText(b, name)
 }
 
-func appendHeader(b []byte, name, value string) []byte {
-	b = appendName(b, name)
-	b = binary.AppendVarint(b, int64(len(value)))
-	return append(b, value...)
+func appendHeader(b []byte, name, value string) []byte { return appendText(appendName(b, name), value) }
+
+func appendText(b []byte, value string) []byte {
+	if len(value) < 64 {
+		return append(append(b, byte(len(value))<<1), value...)
+	}
+	return append(binary.AppendVarint(b, int64(len(value))), value...)
 }
 
-// appendID appends a UUID's canonical text as a header's value.
+// appendID appends a UUID's canonical text.
 func appendID(b []byte, id [16]byte) []byte {
-	b = binary.AppendVarint(b, 36)
-	b = hex.AppendEncode(b, id[:4])
-	b = append(b, '-')
-	b = hex.AppendEncode(b, id[4:6])
-	b = append(b, '-')
-	b = hex.AppendEncode(b, id[6:8])
-	b = append(b, '-')
-	b = hex.AppendEncode(b, id[8:10])
-	b = append(b, '-')
-	return hex.AppendEncode(b, id[10:])
+	const digits = "0123456789abcdef"
+	var text [36]byte
+	at := 0
+	for i, octet := range id {
+		if i == 4 || i == 6 || i == 8 || i == 10 {
+			text[at] = '-'
+			at++
+		}
+		text[at], text[at+1] = digits[octet>>4], digits[octet&15]
+		at += 2
+	}
+	return append(b, text[:]...)
 }
 
 // canonical is a UUID's canonical text, for errors.
-func canonical(id [16]byte) string { return string(appendID(nil, id)[1:]) }
+func canonical(id [16]byte) string { return string(appendID(nil, id)) }
 
 func appendSequence(b []byte, sequence int64) []byte {
 	return shortValue(b, strconv.AppendInt(append(b, 0), sequence, 10))
 }
 
-// appendTime appends a time in RFC 3339 with its fraction of a second, in UTC.
-func appendTime(b []byte, t time.Time) []byte {
-	return shortValue(b, t.UTC().AppendFormat(append(b, 0), time.RFC3339Nano))
+// clock writes times. It keeps the latest one's text up to the second, which rows
+// that were written together share.
+type clock struct {
+	second int64
+	text   []byte
+}
+
+// append appends a time in RFC 3339 with its fraction of a second, in UTC.
+func (c *clock) append(b []byte, t time.Time) []byte {
+	if second := t.Unix(); second != c.second || c.text == nil {
+		c.second = second
+		c.text = t.UTC().AppendFormat(c.text[:0], "2006-01-02T15:04:05")
+	}
+	out := append(append(b, 0), c.text...)
+	if n := t.Nanosecond(); n > 0 {
+		fraction := [10]byte{'.'}
+		for i := 9; i > 0; i-- {
+			fraction[i] = byte('0' + n%10)
+			n /= 10
+		}
+		end := 10
+		for fraction[end-1] == '0' {
+			end--
+		}
+		out = append(out, fraction[:end]...)
+	}
+	return shortValue(b, append(out, 'Z'))
 }
 
 // shortValue sets the length of a value of fewer than 64 bytes that was
