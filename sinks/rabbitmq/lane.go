@@ -199,13 +199,17 @@ func (l *lane) markReturned(r amqp.Return, ok bool) {
 		l.returns = nil
 		return
 	}
+	id, ok := parseMessageID(r.MessageId)
+	if !ok {
+		return // not of this sink's making
+	}
 	for _, d := range l.queue {
 		// The messages of a call that has left are not its own any more.
 		if d.left {
 			continue
 		}
 		m := &d.call.messages[d.index]
-		if m.Destination == r.RoutingKey && messageID(m.ID) == r.MessageId {
+		if m.Destination == r.RoutingKey && m.ID == id {
 			d.isBack = true
 		}
 	}

@@ -203,3 +203,19 @@ func messageID(id [16]byte) string {
 	hex.Encode(text[24:36], id[10:16])
 	return string(text[:])
 }
+
+// parseMessageID reads what messageID wrote.
+func parseMessageID(text string) (id [16]byte, ok bool) {
+	if len(text) != 36 {
+		return id, false
+	}
+	at := 0
+	for _, part := range []string{text[:8], text[9:13], text[14:18], text[19:23], text[24:]} {
+		n, err := hex.Decode(id[at:], []byte(part))
+		if err != nil {
+			return id, false
+		}
+		at += n
+	}
+	return id, true
+}

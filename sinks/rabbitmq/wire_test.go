@@ -180,3 +180,15 @@ func playBroker(conn net.Conn) int {
 		}
 	}
 }
+
+func TestMessageID(t *testing.T) {
+	id := [16]byte{1, 2, 3, 0xff, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
+	if got, ok := parseMessageID(messageID(id)); !ok || got != id {
+		t.Errorf("%s is read as %x, %t", messageID(id), got, ok)
+	}
+	for _, text := range []string{"", "x", messageID(id)[1:], "x" + messageID(id)[1:]} {
+		if _, ok := parseMessageID(text); ok {
+			t.Errorf("%q passes for an id", text)
+		}
+	}
+}
