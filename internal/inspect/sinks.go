@@ -63,8 +63,10 @@ type target struct {
 func destinations(routes *route.Table, topics []string) ([]target, []Finding) {
 	var targets []target
 	var findings []Finding
+	known := map[target]bool{}
 	add := func(t target) {
-		if !slices.Contains(targets, t) {
+		if !known[t] {
+			known[t] = true
 			targets = append(targets, t)
 		}
 	}
