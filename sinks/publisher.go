@@ -4,7 +4,10 @@
 // sinktest is the contract that every Publisher passes on a real broker.
 package sinks
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Publisher sends messages to one broker. All methods may be called
 // concurrently.
@@ -49,4 +52,12 @@ type Partitioner interface {
 	// does no I/O, allocates nothing and may be called concurrently, also from
 	// within Publish.
 	Partition(m *Message) (partition int32, known bool)
+}
+
+// Throttler is a Publisher whose broker can slow it down by a quota.
+type Throttler interface {
+	// Throttled returns for how long the brokers have wanted to be left alone, all
+	// together, since the Publisher was made. Nothing fails meanwhile; messages
+	// wait. It may be called concurrently.
+	Throttled() time.Duration
 }

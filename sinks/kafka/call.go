@@ -6,14 +6,22 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/outboxrelay/relay/sinks"
 )
+
+// lastMoment is how long before the end of its context a call's messages are not
+// sent any more to a broker that throttles.
+const lastMoment = time.Second
 
 // call is one Publish under way. Lanes resolve its messages; Publish waits for
 // all of them or for its context.
 type call struct {
 	messages []sinks.Message
+	// began is when Publish was called, deadline when its context ends, zero for
+	// never.
+	began, deadline time.Time
 
 	// memory is held for reading while a lane reads messages, and for writing
 	// when Publish is about to return: from then on the messages are their
@@ -53,8 +61,19 @@ type segment struct {
 	trouble atomic.Pointer[error]
 }
 
-func newCall(messages []sinks.Message) *call {
-	return &call{messages: messages, done: make(chan struct{})}
+func newCall(ctx context.Context, messages []sinks.Message) *call {
+	c := &call{messages: messages, began: time.Now(), done: make(chan struct{})}
+	c.deadline, _ = ctx.Deadline()
+	return c
+}
+
+// endsBefore reports whether the call's context ends before a moment, or so soon
+// after it that what is sent then would hardly be acknowledged in time.
+func (c *call) endsBefore(moment time.Time) bool {
+	if c.deadline.IsZero() {
+		return false
+	}
+	return c.deadline.Add(-min(lastMoment, c.deadline.Sub(c.began)/10)).Before(moment)
 }
 
 // fail resolves messages with an error. Messages that are resolved stay as they
@@ -156,6 +175,9 @@ func (s *segment) acknowledge(to, n int) {
 		s.call.resolve(n)
 	}
 }
+
+// settled reports whether nothing of the segment is to be sent any more.
+func (s *segment) settled() bool { return s.next == len(s.indexes) || !s.call.live() }
 
 // skip passes messages that have all failed.
 func (s *segment) skip(to int) { s.acknowledge(to, 0) }

@@ -1,9 +1,11 @@
 package kafka
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -15,13 +17,16 @@ import (
 	"github.com/segmentio/kafka-go/protocol/apiversions"
 	"github.com/segmentio/kafka-go/protocol/initproducerid"
 	"github.com/segmentio/kafka-go/protocol/metadata"
+	"github.com/segmentio/kafka-go/protocol/produce"
+	"github.com/segmentio/kafka-go/protocol/rawproduce"
 )
 
 const (
-	// requestTimeout bounds every request. The broker is told half of it, as
-	// the time that the replicas may take.
+	// requestTimeout bounds every request, replicaTimeout how long the broker waits
+	// for replicas.
 	requestTimeout = 10 * time.Second
-	// metadataAge bounds the age of the metadata that routes requests.
+	replicaTimeout = requestTimeout / 2
+	// metadataAge bounds the age of kafka-go's list of brokers.
 	metadataAge = 2 * time.Second
 	dialTimeout = 5 * time.Second
 	// answerTimeout is how long the cluster may take to say that it is there.
@@ -34,8 +39,9 @@ const (
 type cluster struct {
 	config    Config
 	name      string
-	client    *kafkago.Client
+	address   net.Addr
 	transport *kafkago.Transport
+	throttles throttles
 	dialed    *connections
 	// proven: a broker answered a request that it answers only to who speaks
 	// its protocol, TLS and SASL included.
@@ -52,7 +58,7 @@ type cluster struct {
 }
 
 // newCluster dials nothing. ctx ends kafka-go's own goroutines.
-func newCluster(ctx context.Context, config Config) (*cluster, error) {
+func newCluster(ctx context.Context, config Config, logger *slog.Logger) (*cluster, error) {
 	tlsConfig, err := config.TLS.Config()
 	if err != nil {
 		return nil, err
@@ -61,17 +67,18 @@ func newCluster(ctx context.Context, config Config) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{config: config, name: strings.Join(config.Brokers, ","), dialed: newConnections()}
+	c := &cluster{config: config, name: strings.Join(config.Brokers, ","), dialed: newConnections(), address: kafkago.TCP(config.Brokers...), throttles: throttles{logger: logger.With("client_id", config.ClientID)}}
 	c.transport = &kafkago.Transport{
 		Dial:        c.dialed.dial,
 		DialTimeout: dialTimeout,
 		MetadataTTL: metadataAge,
-		ClientID:    config.ClientID,
-		TLS:         tlsConfig,
-		SASL:        mechanism,
-		Context:     ctx,
+		// None: kafka-go asks for the brokers only. Layouts are the sink's.
+		MetadataTopics: []string{},
+		ClientID:       config.ClientID,
+		TLS:            tlsConfig,
+		SASL:           mechanism,
+		Context:        ctx,
 	}
-	c.client = &kafkago.Client{Addr: kafkago.TCP(config.Brokers...), Timeout: requestTimeout, Transport: c.transport}
 	return c, nil
 }
 
@@ -99,8 +106,8 @@ func (c *cluster) resetLocked(era int) {
 	}
 }
 
-// refresh has the metadata read anew, for which kafka-go must drop its
-// connections too; so not when that was done a moment ago.
+// refresh has kafka-go read its list of brokers again, for which it must drop
+// its connections too; so not when that was done a moment ago.
 func (c *cluster) refresh(era int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -118,7 +125,7 @@ func (c *cluster) close() {
 func (c *cluster) roundTrip(ctx context.Context, request protocol.Message) (protocol.Message, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	response, err := c.transport.RoundTrip(ctx, c.client.Addr, request)
+	response, err := c.transport.RoundTrip(ctx, c.address, request)
 	if err == nil && request.ApiKey() != protocol.ApiVersions {
 		c.proven.Store(true)
 	}
@@ -137,61 +144,64 @@ func (c *cluster) again(ctx context.Context, request func() error) error {
 	return request()
 }
 
-// cachedTopics returns what is known of the topics, in the order of names, at
-// most metadataAge old unless the brokers are away. Unknown ones have an error
-// code.
-func (c *cluster) cachedTopics(ctx context.Context, names []string) ([]metadata.ResponseTopic, error) {
-	return c.topics(ctx, func() protocol.Message { return &metadata.Request{TopicNames: names} })
-}
-
-// freshMetadata is a metadata request that a broker answers and not kafka-go's
-// cache, which serves requests of kafka-go's own type. It is a request that is
-// split into one such.
-type freshMetadata struct{ metadata.Request }
-
-// freshAnswer is the response, in a type of its own for the same reason.
-type freshAnswer struct{ metadata.Response }
-
-// Split implements protocol.Splitter.
-func (m *freshMetadata) Split(protocol.Cluster) ([]protocol.Message, protocol.Merger, error) {
-	return []protocol.Message{&m.Request}, m, nil
-}
-
-// Merge implements protocol.Merger.
-func (m *freshMetadata) Merge(_ []protocol.Message, results []any) (protocol.Message, error) {
-	switch result := results[0].(type) {
-	case *metadata.Response:
-		return &freshAnswer{*result}, nil
-	case error:
-		return nil, result
-	}
-	return nil, fmt.Errorf("unexpected response %T to a metadata request", results[0])
-}
-
-func newFreshMetadata(names []string) *freshMetadata {
-	return &freshMetadata{metadata.Request{TopicNames: names}}
-}
-
-// freshTopics asks a broker, and creates nothing.
-func (c *cluster) freshTopics(ctx context.Context, names []string) ([]metadata.ResponseTopic, error) {
-	return c.topics(ctx, func() protocol.Message { return newFreshMetadata(names) })
-}
-
-func (c *cluster) topics(ctx context.Context, request func() protocol.Message) (topics []metadata.ResponseTopic, err error) {
-	err = c.again(ctx, func() error {
-		message, err := c.roundTrip(ctx, request())
-		if err != nil {
+// metadata asks a broker for topics, and creates none. A broker that is frozen
+// takes connections and says nothing; the second attempt dials another, mostly.
+func (c *cluster) metadata(ctx context.Context, topics []string) (response *metadata.Response, err error) {
+	for range min(len(c.config.Brokers), 2) {
+		limited, cancel := context.WithTimeout(ctx, answerTimeout)
+		err = c.again(limited, func() error {
+			message, err := c.roundTrip(limited, newFreshMetadata(anyBroker, topics))
+			if err == nil {
+				response = &message.(*freshAnswer).Response
+			}
 			return err
+		})
+		cancel()
+		if err == nil || !isTimeout(err) || ctx.Err() != nil {
+			break
 		}
-		switch response := message.(type) {
-		case *metadata.Response:
-			topics = response.Topics
-		case *freshAnswer:
-			topics = response.Topics
-		}
-		return nil
+	}
+	return response, err
+}
+
+// produce sends a batch to the broker that leads its partition, and notes for how
+// long that broker wants to be left alone.
+func (c *cluster) produce(ctx context.Context, leader int32, topic string, partition int32, wire []byte) (*kafkago.ProduceResponse, error) {
+	message, err := c.roundTrip(ctx, &produceRequest{
+		Acks:    int16(kafkago.RequireAll),
+		Timeout: int32(replicaTimeout.Milliseconds()),
+		Topics: []rawproduce.RequestTopic{{Topic: topic, Partitions: []rawproduce.RequestPartition{{
+			Partition: partition, RecordSet: protocol.RawRecordSet{Reader: bytes.NewReader(wire)},
+		}}}},
+		leader: leader,
 	})
-	return topics, err
+	if err != nil {
+		return nil, err
+	}
+	response := message.(*produce.Response)
+	c.throttles.note(leader, time.Duration(response.ThrottleTimeMs)*time.Millisecond)
+	if len(response.Topics) == 0 || len(response.Topics[0].Partitions) == 0 {
+		return nil, errors.New("the broker's answer to a batch names no partition")
+	}
+	answer := &response.Topics[0].Partitions[0]
+	result := &kafkago.ProduceResponse{Error: codeError(answer.ErrorCode, answer.ErrorMessage)}
+	if len(answer.RecordErrors) > 0 {
+		result.RecordErrors = make(map[int]error, len(answer.RecordErrors))
+		for _, r := range answer.RecordErrors {
+			result.RecordErrors[int(r.BatchIndex)] = errors.New(r.BatchIndexErrorMessage)
+		}
+	}
+	return result, nil
+}
+
+func codeError(code int16, message string) error {
+	switch {
+	case code == 0:
+		return nil
+	case message == "":
+		return kafkago.Error(code)
+	}
+	return fmt.Errorf("%w: %s", kafkago.Error(code), message)
 }
 
 // answers asks any broker for the cluster's metadata, and reports why nobody
@@ -203,16 +213,7 @@ func (c *cluster) answers(ctx context.Context) error {
 	if time.Since(c.asked) < refreshPause {
 		return c.answer
 	}
-	// A broker that is frozen takes connections and says nothing; the second
-	// attempt dials another, mostly.
-	for range min(len(c.config.Brokers), 2) {
-		limited, cancel := context.WithTimeout(ctx, answerTimeout)
-		_, c.answer = c.roundTrip(limited, newFreshMetadata([]string{}))
-		cancel()
-		if c.answer == nil || !isTimeout(c.answer) {
-			break
-		}
-	}
+	_, c.answer = c.metadata(ctx, []string{})
 	c.asked = time.Now()
 	return c.answer
 }
@@ -229,17 +230,10 @@ func (c *cluster) ping(ctx context.Context) error {
 		}
 		// A listener that wants SASL answers the above without it, and hangs up
 		// at anything else.
-		_, err = c.roundTrip(ctx, newFreshMetadata([]string{}))
+		_, err = c.roundTrip(ctx, newFreshMetadata(anyBroker, []string{}))
 		return err
 	})
 }
-
-// newProducer is a request for a producer id. Kafka-go's own type would ask for
-// the coordinator of transaction "" first, by which the broker creates the
-// topic __transaction_state.
-type newProducer initproducerid.Request
-
-func (*newProducer) ApiKey() protocol.ApiKey { return protocol.InitProducerId } //nolint:revive,staticcheck // kafka-go's name
 
 // newSession gets a producer id that nobody has used.
 func (c *cluster) newSession(ctx context.Context) (session, error) {

@@ -2,10 +2,10 @@ package kafka
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol/metadata"
 
 	"github.com/outboxrelay/relay/sinks"
 )
@@ -29,30 +29,22 @@ type target struct {
 
 // dispatch hands the messages to the lanes, and fails those that have none.
 func (p *Publisher) dispatch(ctx context.Context, c *call) {
-	targets := group(c.messages)
-	names := make([]string, len(targets))
-	for i, t := range targets {
-		names[i] = t.topic
-	}
-	topics, err := p.cluster.cachedTopics(ctx, names)
-	if err != nil {
-		if ctx.Err() != nil || p.ctx.Err() != nil {
-			return
-		}
-		err = &sinks.Error{Scope: sinks.ScopeSink, Reason: judge(err).reason, Err: p.cluster.diagnose(err)}
-		for _, t := range targets {
-			c.fail(err, t.indexes...)
-		}
-		return
-	}
 	var absent []target
-	for i, t := range targets {
-		if usable(topics[i]) {
-			p.assign(c, t, len(topics[i].Partitions))
-		} else {
-			p.layout.set(t.topic, 0)
+	var aged []string
+	now := time.Now()
+	for _, t := range group(c.messages) {
+		layout := p.layouts.of(t.topic)
+		if layout == nil || now.Sub(layout.asked) > layoutExpiry {
 			absent = append(absent, t)
+			continue
 		}
+		if now.Sub(layout.asked) > layoutAge {
+			aged = append(aged, t.topic)
+		}
+		p.assign(c, t, layout)
+	}
+	if len(aged) > 0 {
+		p.refresh(aged)
 	}
 	if len(absent) > 0 {
 		p.awaitTopics(ctx, c, absent)
@@ -82,23 +74,17 @@ func group(messages []sinks.Message) []target {
 	return targets
 }
 
-// usable reports whether the metadata suffices to send to the topic.
-func usable(t metadata.ResponseTopic) bool {
-	code := kafkago.Error(t.ErrorCode)
-	return (code == 0 || code == kafkago.LeaderNotAvailable) && len(t.Partitions) > 0
-}
-
 // awaitTopics asks the brokers for topics that the metadata does not have. What
 // is unknown for longer than the grace fails.
 func (p *Publisher) awaitTopics(ctx context.Context, c *call, absent []target) {
+	p.forgetUnknown()
 	until := time.Now().Add(grace)
 	for pause := firstPause; ; pause = min(2*pause, longPause) {
 		names := make([]string, len(absent))
 		for i, t := range absent {
 			names[i] = t.topic
 		}
-		era := p.cluster.era()
-		topics, err := p.cluster.freshTopics(ctx, names)
+		response, err := p.layouts.ask(ctx, names)
 		if ctx.Err() != nil || p.ctx.Err() != nil {
 			return
 		}
@@ -109,20 +95,18 @@ func (p *Publisher) awaitTopics(ctx context.Context, c *call, absent []target) {
 			}
 			return
 		}
-		found := map[string]metadata.ResponseTopic{}
-		for _, topic := range topics {
-			found[topic.Name] = topic
+		codes := make(map[string]kafkago.Error, len(response.Topics))
+		for i := range response.Topics {
+			codes[response.Topics[i].Name] = kafkago.Error(response.Topics[i].ErrorCode)
 		}
 		var left []target
 		for _, t := range absent {
-			topic, answered := found[t.topic]
-			code := kafkago.Error(topic.ErrorCode)
+			code, answered := codes[t.topic]
+			layout := p.layouts.of(t.topic)
 			switch {
-			case answered && usable(topic):
-				// Kafka-go routes by metadata of its own, which is older.
-				p.cluster.reset(era)
+			case answered && layout != nil:
 				p.known(t.topic)
-				p.assign(c, t, len(topic.Partitions))
+				p.assign(c, t, layout)
 			case answered && transient(code) && p.waitFor(t.topic, until):
 				left = append(left, t)
 			default:
@@ -157,13 +141,16 @@ func (p *Publisher) waitFor(topic string, until time.Time) bool {
 	if now.Before(until) {
 		return true
 	}
-	for name, expires := range p.unknown {
-		if now.After(expires) {
-			delete(p.unknown, name)
-		}
-	}
 	p.unknown[topic] = now.Add(unknownFor)
 	return false
+}
+
+// forgetUnknown drops the topics that may be waited for again.
+func (p *Publisher) forgetUnknown() {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.unknown, func(_ string, expires time.Time) bool { return now.After(expires) })
 }
 
 func (p *Publisher) known(topic string) {
@@ -173,16 +160,20 @@ func (p *Publisher) known(topic string) {
 }
 
 // assign hands a topic's messages to the lanes of its partitions.
-func (p *Publisher) assign(c *call, t target, partitions int) {
-	p.layout.set(t.topic, partitions)
+func (p *Publisher) assign(c *call, t target, layout *layout) {
+	partitions := len(layout.leaders)
 	chosen := make([]int32, len(t.indexes))
 	counts := make([]int32, partitions)
+	var open []int32
 	for n, i := range t.indexes {
 		m := &c.messages[i]
 		if m.Key != nil {
 			chosen[n] = partitionOf(m.Key, partitions)
 		} else {
-			chosen[n] = int32((p.keyless.Add(1) - 1) / spread % uint32(partitions))
+			if open == nil {
+				open = p.open(t.topic, layout)
+			}
+			chosen[n] = open[(p.keyless.Add(1)-1)/spread%uint32(len(open))]
 		}
 		counts[chosen[n]]++
 	}

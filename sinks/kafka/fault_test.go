@@ -1,7 +1,6 @@
 package kafka
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol"
 
 	"github.com/outboxrelay/relay/sinks"
 )
@@ -257,9 +255,7 @@ func TestGivenUpBatchIsNotAppendedLate(t *testing.T) {
 	if results := p.Publish(t.Context(), []sinks.Message{second}); results != nil {
 		t.Fatal(results)
 	}
-	response, err := p.cluster.client.RawProduce(t.Context(), &kafkago.RawProduceRequest{
-		Topic: topic, RequiredAcks: kafkago.RequireAll, RawRecords: protocol.RawRecordSet{Reader: bytes.NewReader(late.wire)},
-	})
+	response, err := p.cluster.produce(t.Context(), p.layouts.of(topic).leaders[0], topic, 0, late.wire)
 	if err != nil || !errors.Is(response.Error, kafkago.InvalidProducerEpoch) {
 		t.Errorf("the late batch: %v, %+v, want InvalidProducerEpoch", err, response)
 	}

@@ -1,7 +1,6 @@
 package kafka
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol"
 
 	"github.com/outboxrelay/relay/sinks"
 )
@@ -33,8 +31,7 @@ const (
 // its sequence must go on where it was.
 type lane struct {
 	publisher *Publisher
-	topic     string
-	partition int32
+	laneName
 
 	mu      sync.Mutex
 	queue   []*segment
@@ -76,7 +73,7 @@ type part struct {
 
 func newLane(p *Publisher, topic string, partition int32) *lane {
 	limit := min(batchBytes, p.maxMessageBytes)
-	return &lane{publisher: p, topic: topic, partition: partition, session: noSession, spent: noSession.id, limit: limit, ceiling: limit}
+	return &lane{publisher: p, laneName: laneName{topic, partition}, session: noSession, spent: noSession.id, limit: limit, ceiling: limit}
 }
 
 // enqueue adds a segment. The caller holds the publisher open.
@@ -90,19 +87,28 @@ func (l *lane) enqueue(s *segment) {
 	}
 }
 
-// run sends until the queue is empty.
+// run sends until the queue is empty. What is sent is collected when it may go, so
+// that nobody has given it up by then.
 func (l *lane) run() {
-	batch := l.publisher.batch()
-	defer l.publisher.recycle(batch)
-	for {
+	ctx := l.publisher.ctx
+	for len(l.waiting()) > 0 {
+		may, err := l.admit(ctx, false)
+		if err != nil {
+			l.fail(closedError())
+			continue
+		}
 		segments := l.waiting()
-		if segments == nil {
+		if len(segments) == 0 {
+			may.release()
 			return
 		}
+		batch := l.publisher.batch()
 		l.collect(batch, segments)
 		if batch.count > 0 {
-			l.deliver(batch)
+			l.deliver(batch, &may)
 		}
+		may.release()
+		l.publisher.recycle(batch)
 	}
 }
 
@@ -111,7 +117,7 @@ func (l *lane) run() {
 func (l *lane) waiting() []*segment {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.queue = slices.DeleteFunc(l.queue, func(s *segment) bool { return s.next == len(s.indexes) || !s.call.live() })
+	l.queue = slices.DeleteFunc(l.queue, (*segment).settled)
 	if len(l.queue) == 0 {
 		l.queue, l.running = nil, false
 		return nil
@@ -167,7 +173,7 @@ func (l *lane) collectSegment(batch *shipment, s *segment) (full bool) {
 // deliver sends the batch until it is resolved: acknowledged, refused, or
 // failed and with it all that waits behind it. A batch of which a part was
 // refused is not resolved, and collected again without that part.
-func (l *lane) deliver(batch *shipment) {
+func (l *lane) deliver(batch *shipment, may *admission) {
 	ctx, cluster := l.publisher.ctx, l.publisher.cluster
 	if err := batch.finish(time.Now()); err != nil {
 		l.fail(&sinks.Error{Scope: sinks.ScopeSink, Reason: reasonCompression, Err: err})
@@ -179,6 +185,7 @@ func (l *lane) deliver(batch *shipment) {
 		inDoubt     bool // an attempt of this session may have been appended
 		reconnected bool
 		renewed     int
+		muted       time.Duration
 	)
 	// A sequence that may have been used must not be used for other records.
 	defer func() {
@@ -188,14 +195,25 @@ func (l *lane) deliver(batch *shipment) {
 	}()
 	for {
 		if ctx.Err() != nil {
-			l.fail(&sinks.Error{Scope: sinks.ScopeSink, Reason: "closed", Err: errClosed})
+			l.fail(closedError())
 			return
 		}
-		if !batch.wanted() {
+		if may.released() {
+			next, err := l.admit(ctx, inDoubt)
+			if err != nil {
+				continue
+			}
+			*may = next
+			muted += next.muted
+		}
+		// What was surely not appended goes without those who have given up since,
+		// and who send it again.
+		if !batch.wanted() || !inDoubt && !batch.whole() {
 			return
 		}
-		era := cluster.era()
-		response, err := l.send(ctx, batch)
+		era, asked := cluster.era(), time.Now()
+		response, err := l.send(ctx, batch, may)
+		may.release()
 		if err == nil {
 			l.publisher.answered.Store(time.Now().UnixNano())
 			err = response.Error
@@ -207,7 +225,7 @@ func (l *lane) deliver(batch *shipment) {
 		}
 		verdict := l.narrow(judge(err), batch, err)
 		inDoubt = inDoubt || verdict.appended
-		atOnce := verdict.action == actionReconnect && !reconnected && verdict.reason != reasonTimeout
+		atOnce := !reconnected && (verdict.action == actionReconnect && verdict.reason != reasonTimeout || errors.Is(err, errUnlisted))
 		if response == nil && verdict.waits() && !atOnce {
 			verdict, err = l.locate(ctx, verdict, err)
 		}
@@ -215,13 +233,17 @@ func (l *lane) deliver(batch *shipment) {
 		for _, p := range batch.parts {
 			p.segment.trouble.Store(&failure)
 		}
+		if verdict.scope == sinks.ScopePartition {
+			l.publisher.avoided.add(l.laneName)
+		}
 
 		switch {
 		case verdict.action == actionRefuse:
 			l.refuse(batch, response, err, verdict)
 			return
 		case atOnce:
-			// Often the connection was idle for long and dead already.
+			// Often the connection was idle for long and dead already, or the list of
+			// brokers is of a moment when none answered.
 			reconnected = true
 			cluster.reset(era)
 			continue
@@ -236,9 +258,12 @@ func (l *lane) deliver(batch *shipment) {
 			l.publisher.sessions.refuse(err)
 			l.renew()
 			continue
-		case verdict.waits() && time.Since(began) < patience(inDoubt):
+		case verdict.waits() && time.Since(began)-muted < patience(inDoubt):
 			if verdict.moved {
-				cluster.refresh(era)
+				if response == nil {
+					cluster.refresh(era)
+				}
+				l.publisher.layouts.renew(ctx, l.topic, asked)
 			}
 			sleep(ctx, pause)
 			pause = min(2*pause, longPause)
@@ -274,7 +299,10 @@ func (l *lane) locate(ctx context.Context, v verdict, err error) (verdict, error
 }
 
 // send makes one attempt. An error before anything was sent is one too.
-func (l *lane) send(ctx context.Context, batch *shipment) (*kafkago.ProduceResponse, error) {
+func (l *lane) send(ctx context.Context, batch *shipment, may *admission) (*kafkago.ProduceResponse, error) {
+	if may.unled != nil {
+		return nil, may.unled
+	}
 	if l.session == noSession {
 		next, err := l.publisher.sessions.after(ctx, l.spent)
 		if err != nil {
@@ -287,20 +315,14 @@ func (l *lane) send(ctx context.Context, batch *shipment) (*kafkago.ProduceRespo
 		sequence = -1
 	}
 	batch.stamp(l.session, sequence)
-	if err := l.publisher.slot(ctx); err != nil {
-		return nil, err
-	}
-	defer l.publisher.release()
-	response, err := l.publisher.cluster.client.RawProduce(ctx, &kafkago.RawProduceRequest{
-		Topic:        l.topic,
-		Partition:    int(l.partition),
-		RequiredAcks: kafkago.RequireAll,
-		RawRecords:   protocol.RawRecordSet{Reader: bytes.NewReader(batch.wire)},
-	})
+	response, err := l.publisher.cluster.produce(ctx, may.leader, l.topic, l.partition, batch.wire)
 	if err != nil && (ctx.Err() != nil || isTimeout(err)) {
 		// Kafka-go may still be writing the request, to a connection that
 		// nobody waits for any more.
 		batch.detach()
+	}
+	if err != nil {
+		err = fmt.Errorf("its leader, broker %d at %s: %w", may.leader, l.publisher.layouts.address(may.leader), err)
 	}
 	return response, err
 }
@@ -328,10 +350,16 @@ func (l *lane) renew() {
 
 // wanted reports whether somebody waits for any part of the batch.
 func (batch *shipment) wanted() bool {
-	return slices.ContainsFunc(batch.parts, func(p part) bool { return p.segment.call.live() })
+	return slices.ContainsFunc(batch.parts, func(p part) bool { return !p.segment.settled() })
+}
+
+// whole reports whether somebody waits for every part of the batch.
+func (batch *shipment) whole() bool {
+	return !slices.ContainsFunc(batch.parts, func(p part) bool { return p.segment.settled() })
 }
 
 func (l *lane) acknowledge(batch *shipment) {
+	l.publisher.avoided.remove(l.laneName)
 	l.sequence = nextSequence(l.sequence, batch.count)
 	l.limit = min(2*l.limit, l.ceiling)
 	for _, p := range batch.parts {

@@ -1,5 +1,73 @@
 package kafka
 
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// avoidFor is how long messages that may go to any partition stay away from one
+// that took none; then some of them try it again.
+const avoidFor = 10 * time.Second
+
+// avoided are partitions that take nothing for now.
+type avoided struct {
+	// n spares everybody the lock while there are none.
+	n     atomic.Int32
+	mu    sync.Mutex
+	until map[laneName]time.Time
+}
+
+func (a *avoided) add(name laneName) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.until == nil {
+		a.until = map[laneName]time.Time{}
+	}
+	a.until[name] = time.Now().Add(avoidFor)
+	a.n.Store(int32(len(a.until)))
+}
+
+func (a *avoided) remove(name laneName) {
+	if a.n.Load() == 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.until, name)
+	a.n.Store(int32(len(a.until)))
+}
+
+// filter returns those of a topic's partitions that are not avoided.
+func (a *avoided) filter(topic string, partitions []int32) []int32 {
+	if a.n.Load() == 0 {
+		return partitions
+	}
+	now := time.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(partitions), func(partition int32) bool {
+		return now.Before(a.until[laneName{topic, partition}])
+	})
+}
+
+// open returns the partitions for messages that may go to any: those that have a
+// leader and took what came last, else those that have a leader, else all.
+func (p *Publisher) open(topic string, layout *layout) []int32 {
+	if open := p.avoided.filter(topic, layout.led); len(open) > 0 {
+		return open
+	}
+	if len(layout.led) > 0 {
+		return layout.led
+	}
+	all := make([]int32, len(layout.leaders))
+	for i := range all {
+		all[i] = int32(i)
+	}
+	return all
+}
+
 // partitionOf returns the partition that the Java client's default partitioner
 // chooses for a key, so that JVM producers and the relay agree.
 func partitionOf(key []byte, partitions int) int32 {

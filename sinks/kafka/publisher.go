@@ -61,7 +61,8 @@ type Publisher struct {
 	// unknown are topics that were waited for, and until when that holds.
 	unknown map[string]time.Time
 
-	layout layout
+	layouts *layouts
+	avoided avoided
 }
 
 type laneName struct {
@@ -72,6 +73,7 @@ type laneName struct {
 var (
 	_ sinks.Publisher   = (*Publisher)(nil)
 	_ sinks.Partitioner = (*Publisher)(nil)
+	_ sinks.Throttler   = (*Publisher)(nil)
 )
 
 // New returns a Publisher that has not connected yet. It reads the files that
@@ -92,7 +94,7 @@ func New(config Config, style sinks.Envelope, logger *slog.Logger) (*Publisher, 
 		logger = slog.New(slog.DiscardHandler)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	cluster, err := newCluster(ctx, config)
+	cluster, err := newCluster(ctx, config, logger)
 	if err != nil {
 		cancel()
 		return nil, err
@@ -103,6 +105,7 @@ func New(config Config, style sinks.Envelope, logger *slog.Logger) (*Publisher, 
 		maxMessageBytes: config.MaxMessageBytes,
 		logger:          logger,
 		cluster:         cluster,
+		layouts:         newLayouts(cluster),
 		sessions:        newSessions(cluster, config.Idempotent, logger),
 		ctx:             ctx,
 		cancel:          cancel,
@@ -119,7 +122,7 @@ func (p *Publisher) Publish(ctx context.Context, messages []sinks.Message) []err
 	if len(messages) == 0 {
 		return nil
 	}
-	c := newCall(messages)
+	c := newCall(ctx, messages)
 	if !p.enter() {
 		return c.end(func(error) error { return closedError() })
 	}
@@ -150,12 +153,15 @@ func (p *Publisher) Partition(m *sinks.Message) (partition int32, known bool) {
 	if m.Key == nil {
 		return 0, false
 	}
-	partitions := p.layout.partitions(m.Destination)
-	if partitions == 0 {
+	layout := p.layouts.of(m.Destination)
+	if layout == nil {
 		return 0, false
 	}
-	return partitionOf(m.Key, partitions), true
+	return partitionOf(m.Key, len(layout.leaders)), true
 }
+
+// Throttled implements sinks.Throttler.
+func (p *Publisher) Throttled() time.Duration { return p.cluster.throttles.sum() }
 
 // enter holds the publisher open, unless it is closed already.
 func (p *Publisher) enter() bool {
@@ -180,25 +186,13 @@ func (p *Publisher) lane(topic string, partition int32) *lane {
 	return l
 }
 
-// slot waits until a request may be sent; release gives the slot back.
-func (p *Publisher) slot(ctx context.Context) error {
-	select {
-	case p.slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (p *Publisher) release() { <-p.slots }
-
 func (p *Publisher) batch() *shipment { return p.batches.Get().(*shipment) }
 
 // recycle keeps a batch's memory for the next, unless one huge message made it
 // so large.
 func (p *Publisher) recycle(b *shipment) {
-	clear(b.entries[:cap(b.entries)])
-	clear(b.parts[:cap(b.parts)])
+	clear(b.entries)
+	clear(b.parts)
 	if cap(b.records) <= 2*batchBytes {
 		p.batches.Put(b)
 	}
@@ -225,14 +219,14 @@ func (p *Publisher) Verify(ctx context.Context, destination sinks.Destination) e
 		return err
 	}
 	defer leave()
-	topics, err := p.cluster.freshTopics(ctx, []string{destination.Name})
-	if err == nil && len(topics) == 0 {
+	response, err := p.layouts.ask(ctx, []string{destination.Name})
+	if err == nil && len(response.Topics) == 0 {
 		err = errors.New("the broker's metadata does not answer for the topic")
 	}
 	if err != nil {
 		return &sinks.Error{Scope: sinks.ScopeSink, Reason: judge(err).reason, Err: p.cluster.diagnose(err)}
 	}
-	topic := topics[0]
+	topic := response.Topics[0]
 	if code := kafkago.Error(topic.ErrorCode); code != 0 && code != kafkago.LeaderNotAvailable {
 		return p.topicError(destination.Name, code)
 	}

@@ -69,6 +69,7 @@ const (
 	reasonUnsupported    = "unsupported"
 	reasonCompression    = "compression"
 	reasonTimestamp      = "invalid_timestamp"
+	reasonThrottled      = "throttled"
 	reasonBroker         = "broker"
 )
 
