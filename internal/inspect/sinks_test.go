@@ -61,10 +61,11 @@ func TestSinksVerifyWhatRoutesAndRowsLeadTo(t *testing.T) {
 func TestRemedyIsSaidOnce(t *testing.T) {
 	const audit = "destination audit of sink main: "
 	for message, want := range map[string]string{
-		`kafka topic "audit" does not exist, or this user may not describe it: create it, or correct the route ([3] Unknown Topic: it is not there)`: `kafka topic "audit" does not exist, or this user may not describe it ([3] Unknown Topic: it is not there) -> create it, or correct the route`,
-		`kafka topic "audit": this user may not write to it: grant Write and Describe ([29] Topic Authorization Failed)`:                             `kafka topic "audit": this user may not write to it ([29] Topic Authorization Failed) -> grant Write and Describe`,
-		`queue "audit" does not exist (default exchange): create it, or correct the route's destination`:                                             `queue "audit" does not exist (default exchange) -> create it, or correct the route's destination`,
-		`exchange "audit" is odd (so it is): 50% of it`:                                                                                              `exchange "audit" is odd (so it is): 50% of it -> create it, or correct the route`,
+		`kafka topic "audit" does not exist, or this user may not describe it: create it, or correct the route ([3] Unknown Topic: it is not there)`:                                                                                                     `kafka topic "audit" does not exist, or this user may not describe it ([3] Unknown Topic: it is not there) -> create it, or correct the route`,
+		`kafka topic "audit": this user may not write to it: grant Write and Describe ([29] Topic Authorization Failed)`:                                                                                                                                 `kafka topic "audit": this user may not write to it ([29] Topic Authorization Failed) -> grant Write and Describe`,
+		`kafka topic "audit": broker 2 leads partition 0 and advertises 10.0.0.7:9092, where it is not reached from here: correct the broker's advertised.listeners, or open the network to that address (connect: dial tcp 10.0.0.7:9092: i/o timeout)`: `kafka topic "audit": broker 2 leads partition 0 and advertises 10.0.0.7:9092, where it is not reached from here (connect: dial tcp 10.0.0.7:9092: i/o timeout) -> correct the broker's advertised.listeners, or open the network to that address`,
+		`queue "audit" does not exist (default exchange): create it, or correct the route's destination`:                                                                                                                                                 `queue "audit" does not exist (default exchange) -> create it, or correct the route's destination`,
+		`exchange "audit" is odd (so it is): 50% of it`: `exchange "audit" is odd (so it is): 50% of it -> create it, or correct the route`,
 	} {
 		missing := &sinks.Error{Scope: sinks.ScopeDestination, Reason: "test", Err: errors.New(message)}
 		main := &place{missing: map[sinks.Destination]error{{Name: "audit"}: missing}}

@@ -31,6 +31,8 @@ const (
 	dialTimeout = 5 * time.Second
 	// answerTimeout is how long the cluster may take to say that it is there.
 	answerTimeout = 3 * time.Second
+	// reachedFor is how long it holds whether a broker can be reached.
+	reachedFor = 5 * time.Second
 	// refreshPause is the least time between two refreshes.
 	refreshPause = 250 * time.Millisecond
 )
@@ -55,6 +57,16 @@ type cluster struct {
 	asking sync.Mutex
 	asked  time.Time
 	answer error
+
+	// reached are the brokers that reach has asked.
+	reachedLock sync.Mutex
+	reached     map[int32]reached
+}
+
+// reached is what came of asking a broker.
+type reached struct {
+	at  time.Time
+	err error
 }
 
 // newCluster dials nothing. ctx ends kafka-go's own goroutines.
@@ -67,7 +79,7 @@ func newCluster(ctx context.Context, config Config, logger *slog.Logger) (*clust
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{config: config, name: strings.Join(config.Brokers, ","), dialed: newConnections(), address: kafkago.TCP(config.Brokers...), throttles: throttles{logger: logger.With("client_id", config.ClientID)}}
+	c := &cluster{config: config, name: strings.Join(config.Brokers, ","), dialed: newConnections(), reached: map[int32]reached{}, address: kafkago.TCP(config.Brokers...), throttles: throttles{logger: logger.With("client_id", config.ClientID)}}
 	c.transport = &kafkago.Transport{
 		Dial:        c.dialed.dial,
 		DialTimeout: dialTimeout,
@@ -202,6 +214,47 @@ func codeError(code int16, message string) error {
 		return kafkago.Error(code)
 	}
 	return fmt.Errorf("%w: %s", kafkago.Error(code), message)
+}
+
+// reach makes a round trip to one broker, as producing does. Another cluster's
+// answer at its address is none.
+//
+// What was found out a moment ago holds: a broker leads partitions of many topics.
+func (c *cluster) reach(ctx context.Context, broker int32, clusterID string) error {
+	c.reachedLock.Lock()
+	known, ok := c.reached[broker]
+	c.reachedLock.Unlock()
+	if ok && time.Since(known.at) < reachedFor {
+		return known.err
+	}
+	err := c.reachNow(ctx, broker, clusterID)
+	if ctx.Err() == nil {
+		c.reachedLock.Lock()
+		defer c.reachedLock.Unlock()
+		c.reached[broker] = reached{time.Now(), err}
+	}
+	return err
+}
+
+func (c *cluster) reachNow(ctx context.Context, broker int32, clusterID string) error {
+	var answer *freshAnswer
+	ask := func() error {
+		message, err := c.roundTrip(ctx, newFreshMetadata(broker, []string{}))
+		if err == nil {
+			answer = message.(*freshAnswer)
+		}
+		return err
+	}
+	era := c.era()
+	err := c.again(ctx, ask)
+	if errors.Is(err, errUnlisted) {
+		c.reset(era)
+		err = ask()
+	}
+	if err == nil && answer.ClusterID != clusterID {
+		err = fmt.Errorf("cluster %s answers there, and not cluster %s", answer.ClusterID, clusterID)
+	}
+	return err
 }
 
 // answers asks any broker for the cluster's metadata, and reports why nobody

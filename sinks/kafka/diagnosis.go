@@ -63,7 +63,7 @@ func (c *cluster) remedy(err error) string {
 		return c.hangUpRemedy()
 	}
 	if errors.Is(err, syscall.ECONNREFUSED) {
-		return "check that the broker runs and that brokers has its host and port"
+		return "check that the broker runs, and that brokers and the broker's advertised.listeners have its host and port"
 	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
 		return "check the host's name in brokers, and in the broker's advertised.listeners"

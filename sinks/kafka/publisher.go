@@ -17,12 +17,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/compress"
+	"github.com/segmentio/kafka-go/protocol/metadata"
 
 	"github.com/outboxrelay/relay/sinks"
 )
@@ -211,8 +213,8 @@ func (p *Publisher) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Verify implements sinks.Publisher: the topic exists, and each of its
-// partitions has a leader.
+// Verify implements sinks.Publisher: the topic exists, each of its partitions has
+// a leader, and every leader can be reached where it says that it is.
 func (p *Publisher) Verify(ctx context.Context, destination sinks.Destination) error {
 	ctx, leave, err := p.bound(ctx)
 	if err != nil {
@@ -230,13 +232,43 @@ func (p *Publisher) Verify(ctx context.Context, destination sinks.Destination) e
 	if code := kafkago.Error(topic.ErrorCode); code != 0 && code != kafkago.LeaderNotAvailable {
 		return p.topicError(destination.Name, code)
 	}
+	leads := map[int32][]int32{}
 	for _, partition := range topic.Partitions {
 		if partition.LeaderID < 0 {
 			return &sinks.Error{Scope: sinks.ScopeDestination, Reason: reasonNoLeader,
 				Err: fmt.Errorf("kafka topic %s: partition %d has no leader: bring back the brokers that hold it", destination.Name, partition.PartitionIndex)}
 		}
+		leads[partition.LeaderID] = append(leads[partition.LeaderID], partition.PartitionIndex)
 	}
-	return nil
+	return p.reachLeaders(ctx, destination.Name, response, leads)
+}
+
+// reachLeaders reaches the brokers that lead a topic's partitions, all at once,
+// and reports the first that is not.
+func (p *Publisher) reachLeaders(ctx context.Context, topic string, response *metadata.Response, leads map[int32][]int32) error {
+	failures := make([]error, len(response.Brokers))
+	var all sync.WaitGroup
+	for i := range response.Brokers {
+		broker := &response.Brokers[i]
+		partitions := leads[broker.NodeID]
+		if len(partitions) == 0 {
+			continue
+		}
+		all.Go(func() {
+			if err := p.cluster.reach(ctx, broker.NodeID, response.ClusterID); err != nil {
+				slices.Sort(partitions)
+				failures[i] = &sinks.Error{Scope: sinks.ScopeDestination, Reason: judge(err).reason,
+					Err: fmt.Errorf("kafka topic %q: broker %d leads partition %d and advertises %s, where it is not reached from here: correct the broker's advertised.listeners, or open the network to that address (%w)",
+						topic, broker.NodeID, partitions[0], addressOf(broker), err)}
+			}
+		})
+	}
+	all.Wait()
+	failures = slices.DeleteFunc(failures, func(err error) bool { return err == nil })
+	if len(failures) == 0 {
+		return nil
+	}
+	return failures[0]
 }
 
 // bound holds the publisher open for a request that ends with ctx or at Close.
