@@ -9,6 +9,7 @@ import (
 
 	"github.com/outboxrelay/relay/internal/config"
 	"github.com/outboxrelay/relay/internal/metrics"
+	"github.com/outboxrelay/relay/sinks"
 )
 
 // newMeter registers the relay's metrics, Go's and the process's. Topics that a
@@ -24,4 +25,13 @@ func newMeter(registry *prometheus.Registry, c *config.Config) *metrics.Relay {
 		}
 	}
 	return meter
+}
+
+// meterThrottles has the metrics say for how long brokers throttle the sinks.
+func meterThrottles(meter *metrics.Relay, all publishers) {
+	for name, publisher := range all {
+		if by, ok := publisher.(sinks.Throttler); ok {
+			meter.Throttled(name, by)
+		}
+	}
 }

@@ -64,6 +64,7 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 	defer spans.Stop()
 	registry := prometheus.NewRegistry()
 	meter := newMeter(registry, c)
+	meterThrottles(meter, publishers)
 	manager := systemd.New(os.Getenv, c.ShutdownTimeout, logger)
 	relay := newRelay(c, pool, publishers, delivery.Options{
 		Logger: logger, Observer: manager.Observe(meter), Tracer: newTracer(spans, c, pool.Config().ConnConfig),

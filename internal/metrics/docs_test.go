@@ -102,6 +102,9 @@ func (c *collectors) table(t *testing.T) string {
 			if m[3] != "" {
 				labels = "`" + strings.ReplaceAll(m[3], ",", "`, `") + "`"
 			}
+			if strings.HasSuffix(m[1], "_total") { // also what is no counter of the library's
+				kind = "counter"
+			}
 			lines = append(lines, fmt.Sprintf("| `%s` | %s | %s | %s |\n", m[1], kind, labels, m[2]))
 		}
 	}

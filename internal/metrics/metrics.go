@@ -34,6 +34,7 @@ type Relay struct {
 	settleDuration  prometheus.Histogram
 	batchSize       prometheus.Histogram
 	sinkUp          *prometheus.GaugeVec
+	throttled       *throttled
 	databaseUp      prometheus.Gauge
 
 	pending     *prometheus.GaugeVec
@@ -85,6 +86,7 @@ func New(registerer prometheus.Registerer, build Build, names []string) *Relay {
 		settleDuration: histogram("settle_duration_seconds", "Marking a batch and committing.", seconds),
 		batchSize:      histogram("batch_size", "Rows in a batch.", prometheus.ExponentialBuckets(1, 4, 8)),
 		sinkUp:         gauge("sink_up", "1 while the sink's broker answers, 0 while it is away.", "sink"),
+		throttled:      newThrottled(),
 		databaseUp:     prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: "database_up", Help: "1 while the outbox can be read, 0 while it cannot."}),
 		pending:        gauge("pending_messages", "Messages that are due and not published, those that wait behind a parked key included. An estimate when there are many.", "topic"),
 		oldest:         gauge("oldest_pending_age_seconds", "Age of the oldest message that is due and not published; 0 without one.", "topic"),
@@ -103,7 +105,7 @@ func New(registerer prometheus.Registerer, build Build, names []string) *Relay {
 		r.publishDuration.WithLabelValues(sink)
 	}
 	registerer.MustRegister(r.published, r.failures, r.givenUp, r.unsettled, r.latency, r.claimDuration, r.publishDuration, r.settleDuration,
-		r.batchSize, r.sinkUp, r.databaseUp, r.pending, r.oldest, r.parkedKeys, r.deadLetters, r.backlogAge, info)
+		r.batchSize, r.sinkUp, r.throttled, r.databaseUp, r.pending, r.oldest, r.parkedKeys, r.deadLetters, r.backlogAge, info)
 	return r
 }
 
