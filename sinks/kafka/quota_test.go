@@ -54,13 +54,14 @@ func openThrottled(t *testing.T, bytesPerSecond float64) (*Publisher, *lockedBuf
 // TestQuota has four callers produce ten times what the client's quota allows:
 // each call succeeds, each message is there once, and one line says why it is slow.
 func TestQuota(t *testing.T) {
-	const callers, size, rate, patience = 4, 60, 600_000, 30 * time.Second
+	t.Parallel()
+	const callers, size, rate, patience = 4, 150, 500_000, 45 * time.Second
 	p, log := openThrottled(t, rate)
 	topic := newTopic(t, 12)
 	var mu sync.Mutex
 	var sent []sinks.Message
 	var all sync.WaitGroup
-	until := time.Now().Add(25 * time.Second)
+	until := time.Now().Add(20 * time.Second)
 	for caller := range callers {
 		all.Go(func() {
 			for round := 0; time.Now().Before(until); round++ {
@@ -100,6 +101,7 @@ func TestQuota(t *testing.T) {
 // TestThrottleThatOutlastsTheCall has the broker want to be left alone for longer
 // than a call has: nothing of it is sent, neither then nor later.
 func TestThrottleThatOutlastsTheCall(t *testing.T) {
+	t.Parallel()
 	p, _ := openThrottled(t, 50_000)
 	topic := newTopic(t, 1)
 	large := publishable(topic, 1, []byte("a"))
