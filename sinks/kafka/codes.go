@@ -45,9 +45,9 @@ var rulings = map[kafkago.Error]ruling{
 	kafkago.UnknownTopicOrPartition: {"UNKNOWN_TOPIC_OR_PARTITION", verdict{action: actionWait, scope: sinks.ScopeDestination, reason: reasonUnknownTopic, moved: true},
 		"missing, after it was waited for 2 s: leaders learn of a new topic a moment later"},
 	kafkago.UnknownTopicID: {"UNKNOWN_TOPIC_ID", verdict{action: actionWait, scope: sinks.ScopeDestination, reason: reasonUnknownTopic, moved: true},
-		"deleted, or created anew under the same name"},
+		"deleted, or created again under the same name"},
 	kafkago.InconsistentTopicID: {"INCONSISTENT_TOPIC_ID", verdict{action: actionWait, scope: sinks.ScopeDestination, reason: reasonUnknownTopic, moved: true},
-		"created anew under the same name, and the leader does not know it yet"},
+		"created again under the same name, and the leader does not know it yet"},
 	kafkago.TopicAuthorizationFailed: {"TOPIC_AUTHORIZATION_FAILED", verdict{action: actionFail, scope: sinks.ScopeDestination, reason: reasonUnauthorized},
 		"this user may not write to the topic, or not see it"},
 	kafkago.UnsupportedForMessageFormat: {"UNSUPPORTED_FOR_MESSAGE_FORMAT", verdict{action: actionFail, scope: sinks.ScopeDestination, reason: reasonUnsupported},
@@ -138,7 +138,7 @@ var rulings = map[kafkago.Error]ruling{
 	kafkago.InconsistentClusterID: {"INCONSISTENT_CLUSTER_ID", verdict{action: actionFail, scope: sinks.ScopeSink, reason: reasonUnsupported},
 		"brokers of two clusters share an address"},
 	rebootstrapRequired: {"REBOOTSTRAP_REQUIRED", verdict{action: actionWait, scope: sinks.ScopeSink, reason: reasonBroker, moved: true},
-		"the metadata is of another cluster; it is read anew from brokers"},
+		"the metadata is of another cluster; it is read again from the brokers"},
 }
 
 // rebootstrapRequired is newer than kafka-go's list.
