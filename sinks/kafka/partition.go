@@ -47,9 +47,16 @@ func (a *avoided) filter(topic string, partitions []int32) []int32 {
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(partitions), func(partition int32) bool {
-		return now.Before(a.until[laneName{topic, partition}])
+	open := slices.DeleteFunc(slices.Clone(partitions), func(partition int32) bool {
+		name := laneName{topic, partition}
+		until, ok := a.until[name]
+		if ok && now.After(until) {
+			delete(a.until, name)
+		}
+		return now.Before(until)
 	})
+	a.n.Store(int32(len(a.until)))
+	return open
 }
 
 // open returns the partitions for messages that may go to any: those that have a
