@@ -19,28 +19,26 @@ type Backlog struct {
 // ReadBacklog counts the pending rows of each topic that has any; delayed rows
 // that are not yet due do not count. It reads all pending rows.
 func ReadBacklog(ctx context.Context, conn *pgx.Conn, schema, table string) ([]Backlog, error) {
-	s := newStatements(schema, table)
-	rows, err := conn.Query(ctx, s.expand(backlogSQL, "", ""), pgx.QueryExecModeExec)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", s.outbox, err)
-	}
-	backlog, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Backlog])
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", s.outbox, err)
-	}
-	return backlog, nil
+	return collect(ctx, conn, newStatements(schema, table), backlogSQL, pgx.RowToStructByPos[Backlog])
 }
 
 // PendingTopics lists the topics of pending rows, a thousand at most.
 func PendingTopics(ctx context.Context, conn *pgx.Conn, schema, table string) ([]string, error) {
-	s := newStatements(schema, table)
-	rows, err := conn.Query(ctx, s.expand(topicsSQL, "", ""), pgx.QueryExecModeExec)
+	return collect(ctx, conn, newStatements(schema, table), topicsSQL, pgx.RowTo[string])
+}
+
+// collect returns the rows of a statement that reads the table.
+func collect[T any](ctx context.Context, conn *pgx.Conn, s statements, sql string, to pgx.RowToFunc[T]) (all []T, err error) {
+	err = Within(ctx, conn, pgx.ReadOnly, backlogLimit, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, s.expand(sql, "", ""), pgx.QueryExecModeExec)
+		if err != nil {
+			return err
+		}
+		all, err = pgx.CollectRows(rows, to)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", s.outbox, err)
 	}
-	topics, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", s.outbox, err)
-	}
-	return topics, nil
+	return all, nil
 }

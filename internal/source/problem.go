@@ -25,6 +25,9 @@ func Explain(err error) Problem {
 	if version, ok := errors.AsType[*VersionError](err); ok {
 		return Problem{"server_version", version.Remedy()}
 	}
+	if kept, ok := errors.AsType[*KeptError](err); ok {
+		return Problem{"rows_kept", kept.Remedy()}
+	}
 	if problem, ok := explainTLS(err); ok {
 		return problem
 	}

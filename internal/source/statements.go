@@ -253,31 +253,6 @@ WHERE o.published_at IS NULL`
 	// lockPendingOfSQL locks them as far as nobody else has them locked.
 	lockPendingOfSQL = pendingOfSQL + `
 FOR UPDATE OF o SKIP LOCKED`
-
-	// pruneSQL looks at the next $3 rows after id $1 and deletes those that
-	// were published more than $2 seconds ago. It returns the last id that it looked at, how
-	// many it saw, how many of them were published, and how many it deleted.
-	pruneSQL = `
-WITH page AS MATERIALIZED (
-    SELECT o.id, o.published_at FROM {outbox} o WHERE o.id > $1::bigint ORDER BY o.id LIMIT $3::int
-), victims AS MATERIALIZED (
-    SELECT o.id FROM {outbox} o
-    WHERE o.id IN (SELECT p.id FROM page p WHERE p.published_at < now() - make_interval(secs => $2::float8)) AND o.published_at < now() - make_interval(secs => $2::float8)
-    FOR UPDATE SKIP LOCKED
-), gone AS (
-    DELETE FROM {outbox} o WHERE o.id IN (SELECT id FROM victims) RETURNING 1
-)
-SELECT (SELECT max(id) FROM page), (SELECT count(*) FROM page),
-       (SELECT count(published_at) FROM page), (SELECT count(*) FROM gone)`
-
-	// backlogSQL counts what is pending now, per topic.
-	backlogSQL = `
-SELECT o.topic, count(*), coalesce(extract(epoch FROM clock_timestamp() - min(coalesce(o.available_at, o.created_at))), 0)::float8
-FROM {outbox} o
-WHERE o.published_at IS NULL AND (o.available_at IS NULL OR o.available_at <= now())
-GROUP BY o.topic ORDER BY o.topic`
-
-	topicsSQL = `SELECT DISTINCT o.topic FROM {outbox} o WHERE o.published_at IS NULL ORDER BY 1 LIMIT 1000`
 )
 
 // statements are the constants above with the names of one table in them.
