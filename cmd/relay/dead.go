@@ -174,7 +174,7 @@ Nothing is changed unless all messages that are named are there.`,
 						return err
 					}
 					done, err := op.RetryDead(ctx, s, letters)
-					return writeResults(command, format, done, err, nothingDead, func(r operator.Revived) revived {
+					return writeResults(command, format, done, op.Gone(), err, nothingDead, func(r operator.Revived) revived {
 						return revived{held{r.Topic, r.Key, r.MessageID, r.ID}, r.InOrder}
 					}, func(w io.Writer) { writeRevived(w, done) })
 				})
@@ -249,7 +249,7 @@ there.`,
 						}
 					}
 					done, err := op.DiscardDead(ctx, s, letters)
-					return writeResults(command, format, done, err, nothingDead, func(l operator.Letter) held {
+					return writeResults(command, format, done, op.Gone(), err, nothingDead, func(l operator.Letter) held {
 						return held{l.Topic, l.Key, l.MessageID, l.ID}
 					}, func(w io.Writer) {
 						limited(w, done, func(l operator.Letter) []string {

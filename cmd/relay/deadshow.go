@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/spf13/cobra"
 
 	"github.com/outboxrelay/relay/internal/operator"
@@ -29,16 +30,17 @@ type deadMessage struct {
 	PayloadBase64 []byte            `json:"payload_base64"`
 	ContentType   string            `json:"content_type"`
 	Headers       map[string]string `json:"headers"`
-	AvailableAt   *time.Time        `json:"available_at"`
-	CreatedAt     time.Time         `json:"created_at"`
-	FirstFailedAt time.Time         `json:"first_failed_at"`
-	LastFailedAt  time.Time         `json:"last_failed_at"`
+	// Infinite times are the texts infinity and -infinity.
+	AvailableAt   operator.Timestamp `json:"available_at"`
+	CreatedAt     operator.Timestamp `json:"created_at"`
+	FirstFailedAt time.Time          `json:"first_failed_at"`
+	LastFailedAt  time.Time          `json:"last_failed_at"`
 }
 
 func newDeadMessage(m operator.DeadMessage) deadMessage {
 	document := deadMessage{
 		deadLetter: newDeadLetter(m.DeadLetter), Reason: m.Reason, ContentType: m.ContentType, Headers: m.Headers,
-		AvailableAt: utc(m.AvailableAt), CreatedAt: m.CreatedAt.UTC(), FirstFailedAt: m.FirstFailedAt.UTC(), LastFailedAt: m.LastFailedAt.UTC(),
+		AvailableAt: m.AvailableAt, CreatedAt: m.CreatedAt, FirstFailedAt: m.FirstFailedAt.UTC(), LastFailedAt: m.LastFailedAt.UTC(),
 	}
 	switch {
 	case m.Payload == nil:
@@ -127,9 +129,9 @@ func showMessage(m operator.DeadMessage) string {
 	row(table, "key", key)
 	row(table, "type", display(m.Type))
 	row(table, "content type", display(m.ContentType))
-	row(table, "created at", moment(m.CreatedAt))
-	if m.AvailableAt != nil {
-		row(table, "available at", moment(*m.AvailableAt))
+	row(table, "created at", written(m.CreatedAt))
+	if m.AvailableAt.Valid {
+		row(table, "available at", written(m.AvailableAt))
 	}
 	row(table, "dead at", moment(m.DeadAt))
 	row(table, "attempts", fmt.Sprintf("%d, first failed at %s, last failed at %s", m.Attempts, moment(m.FirstFailedAt), moment(m.LastFailedAt)))
@@ -150,6 +152,14 @@ func showMessage(m operator.DeadMessage) string {
 		}
 	}
 	return b.String()
+}
+
+// written is a time as its writer chose it.
+func written(t operator.Timestamp) string {
+	if t.InfinityModifier != pgtype.Finite {
+		return t.InfinityModifier.String()
+	}
+	return t.Time.Format(time.RFC3339Nano)
 }
 
 func payloadTitle(payload []byte) string {

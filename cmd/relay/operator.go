@@ -36,7 +36,7 @@ func openOperator(ctx context.Context, c *config.Config) (*operator.Operator, fu
 		Ordering: c.Outbox.Ordering, OnPublished: c.Outbox.OnPublished,
 		Retention: c.Outbox.Retention, User: operator.CurrentUser(),
 	})
-	return o, func() { _ = conn.Close(context.WithoutCancel(ctx)) }, nil
+	return o, func() { _ = o.Close(context.WithoutCancel(ctx)) }, nil
 }
 
 // selector is the flags that select parked messages or dead letters.

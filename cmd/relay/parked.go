@@ -185,7 +185,7 @@ parked. Nothing is changed unless all messages that are named are there.`,
 				},
 				func(ctx context.Context, op *operator.Operator, s operator.Selection, entries []operator.Entry) error {
 					done, err := op.RetryParked(ctx, s, entries)
-					return writeResults(command, format, done, err, nothingParked, heldOf, func(w io.Writer) {
+					return writeResults(command, format, done, op.Gone(), err, nothingParked, heldOf, func(w io.Writer) {
 						limited(w, done, func(e operator.Entry) []string {
 							return []string{display(e.Topic), displayKey(e.Key), e.MessageID.String(), "due now"}
 						})
@@ -227,7 +227,7 @@ are there.`,
 				},
 				func(ctx context.Context, op *operator.Operator, s operator.Selection, entries []operator.Entry) error {
 					done, err := op.SkipParked(ctx, s, entries)
-					return writeResults(command, format, done, err, nothingParked, func(e operator.Skipped) skipped { return skipped{heldOf(e.Entry), e.DeadLetter} }, func(w io.Writer) {
+					return writeResults(command, format, done, op.Gone(), err, nothingParked, func(e operator.Skipped) skipped { return skipped{heldOf(e.Entry), e.DeadLetter} }, func(w io.Writer) {
 						limited(w, done, func(e operator.Skipped) []string {
 							what := "moved to the dead letters"
 							if !e.DeadLetter {
@@ -281,10 +281,18 @@ func writeParked(command *cobra.Command, o *options, selects *selector, confirm 
 	return act(ctx, op, selection, entries)
 }
 
-// writeResults writes what was done, also where it was not all because of err; nothing
-// is the text for when there was nothing to do.
-func writeResults[T, R any](command *cobra.Command, format output, done []T, err error, nothing string, result func(T) R, text func(io.Writer)) error {
+// writeResults writes what was done, also where it was not all because of err, and
+// what somebody else did meanwhile; nothing is the text for when there was nothing
+// to do. JSON has what was done only.
+func writeResults[T, R any](command *cobra.Command, format output, done []T, gone []operator.Gone, err error, nothing string, result func(T) R, text func(io.Writer)) error {
 	w := command.OutOrStdout()
+	beside := w
+	if format == outputJSON {
+		beside = command.ErrOrStderr()
+	}
+	limited(beside, gone, func(g operator.Gone) []string {
+		return []string{display(g.Topic), displayKey(g.Key), g.MessageID.String(), g.What}
+	})
 	if err != nil && len(done) == 0 {
 		return failed(err)
 	}
@@ -299,6 +307,7 @@ func writeResults[T, R any](command *cobra.Command, format output, done []T, err
 		if writeErr := array.end(); writeErr != nil {
 			return writeErr
 		}
+	case len(done) == 0 && len(gone) > 0: // it is said
 	case len(done) == 0:
 		_, _ = fmt.Fprintln(w, nothing)
 	default:

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 
@@ -13,6 +15,9 @@ import (
 	"github.com/outboxrelay/relay/internal/config"
 	"github.com/outboxrelay/relay/internal/source"
 )
+
+// pruneStatement bounds a statement that prunes the inbox.
+const pruneStatement = time.Minute
 
 func newPrune(o *options) *cobra.Command {
 	return &cobra.Command{
@@ -51,7 +56,7 @@ func prune(ctx context.Context, c *config.Config, w io.Writer) error {
 	noInbox, inboxErr := false, error(nil)
 	if c.Inbox.Retention > 0 {
 		box := inbox.Inbox{Schema: c.Inbox.Schema, Table: c.Inbox.Table, Retention: c.Inbox.Retention}
-		deleted, err := box.Prune(ctx, pool)
+		deleted, err := box.Prune(ctx, source.Bounded{DB: pool, Access: pgx.ReadWrite, Limit: pruneStatement})
 		noInbox = errors.Is(err, inbox.ErrNoTable)
 		if err == nil {
 			_, err = fmt.Fprintf(w, "removed %d inbox rows older than %s\n", deleted, c.Inbox.Retention)
@@ -62,8 +67,12 @@ func prune(ctx context.Context, c *config.Config, w io.Writer) error {
 	}
 	if c.Outbox.Retention > 0 {
 		deleted, err := source.NewPruner(pool, c.Outbox.Schema, c.Outbox.Table, c.Outbox.Retention).Prune(ctx)
-		if err == nil {
+		kept, some := errors.AsType[*source.KeptError](err)
+		if err == nil || some {
 			_, err = fmt.Fprintf(w, "removed %d published rows older than %s\n", deleted, c.Outbox.Retention)
+		}
+		if err == nil && some { // the others are gone: nothing failed
+			_, err = fmt.Fprintf(w, "warning: %v -> %s\n", kept, kept.Remedy())
 		}
 		if inboxOnly := isUndefinedTable(err) && c.Inbox.Retention > 0 && !noInbox; !inboxOnly {
 			return errors.Join(explained(err), inboxErr)

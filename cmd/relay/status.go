@@ -166,10 +166,18 @@ func (s *status) write(w io.Writer) error {
 	_, _ = fmt.Fprintln(w)
 	_, _ = fmt.Fprintln(table, "TOPIC\tPENDING\tOLDEST\tPARKED KEYS\tDEAD LETTERS")
 	for _, t := range s.Topics {
-		age := time.Duration(t.OldestPendingAge * float64(time.Second)).Round(time.Millisecond)
-		_, _ = fmt.Fprintf(table, "%s\t%d\t%s\t%d\t%d\n", display(t.Topic), t.Pending, age, t.ParkedKeys, t.DeadLetters)
+		_, _ = fmt.Fprintf(table, "%s\t%d\t%s\t%d\t%d\n", display(t.Topic), t.Pending, displaySeconds(t.OldestPendingAge), t.ParkedKeys, t.DeadLetters)
 	}
 	return failed(table.Flush())
+}
+
+// displaySeconds shows an age, which may be of the year 1.
+func displaySeconds(age float64) string {
+	const day = 24 * 60 * 60
+	if age > 36500*day { // a time.Duration holds three times as much
+		return fmt.Sprintf("%.0fd", age/day)
+	}
+	return time.Duration(age * float64(time.Second)).Round(time.Millisecond).String()
 }
 
 func upOrDown(up bool, err string) string {

@@ -2,12 +2,14 @@ package operator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/outboxrelay/relay/internal/source"
 	"github.com/outboxrelay/relay/outbox"
@@ -32,8 +34,8 @@ type DeadMessage struct {
 	Payload       []byte // nil: null
 	ContentType   string
 	Headers       map[string]string
-	AvailableAt   *time.Time
-	CreatedAt     time.Time
+	AvailableAt   Timestamp // not Valid: null
+	CreatedAt     Timestamp
 	FirstFailedAt time.Time
 	LastFailedAt  time.Time
 }
@@ -44,7 +46,15 @@ type Letter struct {
 	ID        int64
 	Topic     string
 	Key       *string
-	CreatedAt time.Time
+	CreatedAt Timestamp
+}
+
+// Timestamp is a time that a writer chose: it may be infinite.
+type Timestamp = pgtype.Timestamptz
+
+func inUTC(t Timestamp) Timestamp {
+	t.Time = t.Time.UTC()
+	return t
 }
 
 func (l *Letter) scans() []any {
@@ -116,6 +126,7 @@ func (o *Operator) ShowDead(ctx context.Context, letters []Letter, each func(Dea
 				&m.Payload, &m.ContentType, &m.Headers, &m.AvailableAt, &m.CreatedAt, &m.FirstFailedAt, &m.LastFailedAt); err != nil {
 				return err
 			}
+			m.AvailableAt, m.CreatedAt = inUTC(m.AvailableAt), inUTC(m.CreatedAt)
 			if err := each(m); err != nil {
 				return err
 			}
@@ -127,7 +138,7 @@ func (o *Operator) ShowDead(ctx context.Context, letters []Letter, each func(Dea
 // DiscardDead deletes the dead letters for good. The audit keeps what they were,
 // but for payload and headers.
 func (o *Operator) DiscardDead(ctx context.Context, s Selection, letters []Letter) ([]Letter, error) {
-	return inBatches(ctx, o, s, letters, func(ctx context.Context, tx pgx.Tx, part []Letter) ([]Letter, error) {
+	return inBatches(ctx, o, s, letters, o.lettersAgain(discarding), func(ctx context.Context, tx pgx.Tx, part []Letter) ([]Letter, error) {
 		rows, err := tx.Query(ctx, o.statements.expand(discardSQL), exec, letterIDs(part), letterUIDs(part))
 		if err != nil {
 			return nil, err
@@ -140,7 +151,7 @@ func (o *Operator) DiscardDead(ctx context.Context, s Selection, letters []Lette
 		_, err = pgx.ForEachRow(rows, append(l.scans(), &kind, &reason, &text, &attempts), func() error {
 			done = append(done, l)
 			records = append(records, record{l.ID, l.MessageID, l.Topic, l.Key, map[string]any{
-				"type": kind, "reason": reason, "error": text, "attempts": attempts, "created_at": l.CreatedAt.UTC(),
+				"type": kind, "reason": reason, "error": text, "attempts": attempts, "created_at": inUTC(l.CreatedAt),
 			}})
 			return nil
 		})
@@ -161,7 +172,7 @@ type Revived struct {
 
 	reason, error               string
 	firstFailedAt, lastFailedAt time.Time
-	fresh                       bool
+	fresh, taken                bool
 	// back is when it was in the outbox again, by the server's clock.
 	back time.Time
 }
@@ -169,6 +180,10 @@ type Revived struct {
 // IDTakenError says that dead letters cannot go back, because their ids were
 // given to other rows: ids began anew, or a backup was restored.
 type IDTakenError struct{ Letters []Letter }
+
+// ErrNotTaken says that the outbox table took a dead letter without an error, and
+// does not have it.
+var ErrNotTaken = errors.New("the outbox table did not take the message: a trigger, a rule or a unique index of its owner is in the way; nothing was changed: let it take rows with this id and message id")
 
 // Error implements error.
 func (e *IDTakenError) Error() string {
@@ -183,7 +198,7 @@ func (e *IDTakenError) Error() string {
 // their keys until they are published: no message of the key that is pending now
 // or comes later overtakes.
 func (o *Operator) RetryDead(ctx context.Context, s Selection, letters []Letter) ([]Revived, error) {
-	done, err := inBatches(ctx, o, s, letters, o.retryDead)
+	done, err := inBatches(ctx, o, s, letters, o.lettersAgain(reviving), o.retryDead)
 	// What was put back is there, whether or not its order can be told.
 	if judgeErr := o.judgeOrder(ctx, done); err == nil && judgeErr != nil {
 		err = fmt.Errorf("%d messages are in the outbox again; looking for later ones of their keys: %w", len(done), judgeErr)
@@ -199,15 +214,18 @@ func (o *Operator) retryDead(ctx context.Context, tx pgx.Tx, part []Letter) ([]R
 		return nil, err
 	}
 	revived, err := query(ctx, tx, func(row pgx.CollectableRow) (r Revived, err error) {
-		return r, row.Scan(append(r.scans(), &r.reason, &r.error, &r.firstFailedAt, &r.lastFailedAt, &r.fresh)...)
+		return r, row.Scan(append(r.scans(), &r.reason, &r.error, &r.firstFailedAt, &r.lastFailedAt, &r.fresh, &r.taken)...)
 	}, o.statements.expand(reviveSQL), letterIDs(part), letterUIDs(part))
 	if err != nil {
 		return nil, err
 	}
 	taken := &IDTakenError{}
 	for i := range revived {
-		if !revived[i].fresh {
+		switch {
+		case revived[i].taken:
 			taken.Letters = append(taken.Letters, revived[i].Letter)
+		case !revived[i].fresh:
+			return nil, ErrNotTaken
 		}
 	}
 	if len(taken.Letters) > 0 {
@@ -269,8 +287,9 @@ func (o *Operator) Overtaken(ctx context.Context, letters []Letter) (overtaken, 
 		return 0, 0, nil
 	}
 	var now time.Time
-	if err := o.conn.QueryRow(ctx, clockSQL, exec).Scan(&now); err != nil {
-		return 0, 0, o.explain(err)
+	err = o.read(ctx, func(ctx context.Context, tx pgx.Tx) error { return tx.QueryRow(ctx, clockSQL, exec).Scan(&now) })
+	if err != nil {
+		return 0, 0, err
 	}
 	orders, err := o.orders(ctx, letters, now)
 	for _, l := range letters {
@@ -332,8 +351,10 @@ func (o *Operator) orders(ctx context.Context, letters []Letter, before time.Tim
 			continue
 		}
 		_, found := slices.BinarySearch(overtaken, l.ID)
-		// A later row that is past its retention may be gone.
-		if pruned := o.options.Retention > 0 && before.Sub(l.CreatedAt) > o.options.Retention; found || !pruned {
+		// A later row that is past its retention may be gone. An age that cannot be
+		// true says nothing.
+		age := before.Sub(l.CreatedAt.Time)
+		if pruned := o.options.Retention > 0 && (age > o.options.Retention || age < 0); found || !pruned {
 			inOrder := !found
 			orders[l.ID] = &inOrder
 		}

@@ -3,9 +3,15 @@ package operator
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxrelay/relay/internal/source"
 )
+
+// failuresLimit bounds the counting of failures.
+const failuresLimit = time.Minute
 
 // Failures counts what is held back and what was given up in one topic.
 type Failures struct {
@@ -16,11 +22,11 @@ type Failures struct {
 // ReadFailures counts parked keys and dead letters of each topic that has any.
 // It reads an index of both tables.
 func ReadFailures(ctx context.Context, conn *pgx.Conn, schema, table string) ([]Failures, error) {
-	rows, err := conn.Query(ctx, newStatements(schema, table).expand(failuresSQL), exec)
-	if err != nil {
-		return nil, fmt.Errorf("read the failures of %s: %w", pgx.Identifier{schema, table}.Sanitize(), err)
-	}
-	failures, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Failures])
+	var failures []Failures
+	err := source.Within(ctx, conn, pgx.ReadOnly, failuresLimit, func(tx pgx.Tx) (err error) {
+		failures, err = query(ctx, tx, pgx.RowToStructByPos[Failures], newStatements(schema, table).expand(failuresSQL))
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read the failures of %s: %w", pgx.Identifier{schema, table}.Sanitize(), err)
 	}

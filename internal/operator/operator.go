@@ -49,7 +49,7 @@ type Options struct {
 	User string
 }
 
-// Operator works on one connection, which its caller closes. It is for one
+// Operator works on one connection at a time, which Close closes. It is for one
 // goroutine.
 type Operator struct {
 	conn       *pgx.Conn
@@ -58,6 +58,8 @@ type Operator struct {
 	// What tests shorten.
 	lockTimeout, lookTimeout time.Duration
 	batchSize                int
+	// gone is what became of messages that were selected, and are not there any more.
+	gone []Gone
 }
 
 // New returns an Operator on the connection.
@@ -80,17 +82,17 @@ var ErrChanged = errors.New("it has changed since it was looked up, by a relay o
 // when the server ended it in favour of another.
 func (o *Operator) write(ctx context.Context, f func(ctx context.Context, tx pgx.Tx) error) error {
 	for attempt := 1; ; attempt++ {
+		tx, err := o.begin(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
+		if err != nil {
+			return o.explain(err)
+		}
 		committing := false
-		err := pgx.BeginTxFunc(ctx, o.conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, settingsSQL, exec, milliseconds(o.lockTimeout), milliseconds(idleTimeout)); err != nil {
-				return err
-			}
-			if err := f(ctx, tx); err != nil {
-				return err
-			}
+		if err = f(ctx, tx); err == nil {
 			committing = true
-			return nil
-		})
+			err = tx.Commit(ctx)
+		} else if rollbackErr := tx.Rollback(ctx); rollbackErr != nil && !errors.Is(rollbackErr, pgx.ErrTxClosed) {
+			err = fmt.Errorf("%w (and the rollback: %w)", err, rollbackErr)
+		}
 		code := sqlState(err)
 		switch {
 		case (code == "40P01" || code == "40001") && attempt < attempts: // deadlock_detected, serialization_failure
@@ -105,7 +107,7 @@ func (o *Operator) write(ctx context.Context, f func(ctx context.Context, tx pgx
 // read runs f in a transaction that sees one state of the database and writes
 // nothing, so that it need not be committed.
 func (o *Operator) read(ctx context.Context, f func(ctx context.Context, tx pgx.Tx) error) error {
-	tx, err := o.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	tx, err := o.begin(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return o.explain(err)
 	}
@@ -115,6 +117,26 @@ func (o *Operator) read(ctx context.Context, f func(ctx context.Context, tx pgx.
 	}
 	return o.explain(err)
 }
+
+// begin begins a transaction with the settings of this package. A server ends
+// a connection that is idle for long, as while somebody is asked; then there is a
+// new one.
+func (o *Operator) begin(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
+	settings := []any{milliseconds(o.lockTimeout), milliseconds(idleTimeout)}
+	tx, err := source.Begin(ctx, o.conn, options, settingsSQL, settings...)
+	if err != nil && o.conn.IsClosed() && ctx.Err() == nil {
+		conn, connectErr := pgx.ConnectConfig(ctx, o.conn.Config())
+		if connectErr != nil {
+			return nil, connectErr
+		}
+		o.conn = conn
+		tx, err = source.Begin(ctx, o.conn, options, settingsSQL, settings...)
+	}
+	return tx, err
+}
+
+// Close closes the connection.
+func (o *Operator) Close(ctx context.Context) error { return o.conn.Close(ctx) }
 
 // query runs the statement and reads all its rows.
 func query[T any](ctx context.Context, tx pgx.Tx, to pgx.RowToFunc[T], sql string, arguments ...any) ([]T, error) {
@@ -140,6 +162,14 @@ func (o *Operator) explain(err error) error {
 		return ErrBusy
 	case "42P01", "3F000": // undefined_table, invalid_schema_name
 		return fmt.Errorf("%w: run `relay migrate`, or correct outbox.schema and outbox.table", err)
+	case "23502": // not_null_violation
+		pgErr, _ := errors.AsType[*pgconn.PgError](err)
+		return fmt.Errorf("%w: this column is not the relay's own: ALTER TABLE %s ALTER COLUMN %s SET DEFAULT a value (it can be dropped afterwards), or allow null",
+			err, pgx.Identifier{pgErr.SchemaName, pgErr.TableName}.Sanitize(), pgx.Identifier{pgErr.ColumnName}.Sanitize())
+	case "23503", "23001": // foreign_key_violation, restrict_violation
+		return fmt.Errorf("%w: a foreign key keeps the outbox from giving its rows away: drop it, or make it ON DELETE CASCADE or SET NULL", err)
+	case "23514", "23505", "P0001": // check_violation, unique_violation, raise_exception
+		return fmt.Errorf("%w: nothing was changed: let the table's constraint, trigger or partitions take this row", err)
 	case "42501": // insufficient_privilege
 		return fmt.Errorf("%w: this role lacks a privilege of an operator; docs/operations.md lists them under Privileges", err)
 	}

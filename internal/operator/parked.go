@@ -145,7 +145,7 @@ func (o *Operator) FindParked(ctx context.Context, s Selection) (entries []Entry
 // at once. It returns those that it did; only entries that were not named can be
 // left out, because they are gone meanwhile.
 func (o *Operator) RetryParked(ctx context.Context, s Selection, entries []Entry) ([]Entry, error) {
-	return inBatches(ctx, o, s, entries, func(ctx context.Context, tx pgx.Tx, part []Entry) ([]Entry, error) {
+	return inBatches(ctx, o, s, entries, o.entriesAgain, func(ctx context.Context, tx pgx.Tx, part []Entry) ([]Entry, error) {
 		done, err := query(ctx, tx, rowToEntry, o.statements.expand(retryParkedSQL), entryIDs(part))
 		if err != nil {
 			return nil, err
@@ -166,7 +166,7 @@ type Skipped struct {
 // their keys go on: a relay then publishes what waited, in order. It waits for a
 // relay that is just trying one of them.
 func (o *Operator) SkipParked(ctx context.Context, s Selection, entries []Entry) ([]Skipped, error) {
-	return inBatches(ctx, o, s, entries, func(ctx context.Context, tx pgx.Tx, part []Entry) ([]Skipped, error) {
+	return inBatches(ctx, o, s, entries, o.entriesAgain, func(ctx context.Context, tx pgx.Tx, part []Entry) ([]Skipped, error) {
 		drained, err := query(ctx, tx, rowToEntry, o.statements.expand(drainSQL), entryIDs(part))
 		if err != nil {
 			return nil, err

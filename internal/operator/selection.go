@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -64,29 +65,42 @@ func uuids(ids []outbox.UUID) []string {
 
 // inBatches calls act with parts of the items, each in a transaction of its own:
 // all at once when they were named, so that all or none are dealt with. Where one
-// transaction fails, what the ones before did stays, and is returned.
-func inBatches[T, R any](ctx context.Context, o *Operator, s Selection, items []T, act func(ctx context.Context, tx pgx.Tx, part []T) ([]R, error)) ([]R, error) {
+// transaction fails, what the ones before did stays, and is returned. Where
+// somebody else works on the items, again tells which are still there, and act is
+// called with those.
+func inBatches[T, R any](ctx context.Context, o *Operator, s Selection, items []T, again func(context.Context, []T) ([]T, error),
+	act func(ctx context.Context, tx pgx.Tx, part []T) ([]R, error),
+) ([]R, error) {
+	o.gone = nil
 	size := o.batchSize
 	if s.named() {
 		size = max(len(items), 1)
 	}
 	var done []R
 	for part := range slices.Chunk(items, size) {
-		var results []R
-		err := o.write(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
-			results, err = act(ctx, tx, part)
-			if err == nil && s.named() && len(results) != len(part) {
-				err = ErrChanged
-			}
+		for look := 1; len(part) > 0; look++ {
+			var results []R
+			err := o.write(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
+				results, err = act(ctx, tx, part)
+				if err == nil && s.named() && len(results) != len(part) {
+					err = ErrChanged
+				}
+				if err == nil {
+					err = o.notify(ctx, tx)
+				}
+				return err
+			})
 			if err == nil {
-				err = o.notify(ctx, tx)
+				done = append(done, results...)
+				break
 			}
-			return err
-		})
-		if err != nil {
-			return done, err
+			if look == looks || !errors.Is(err, ErrChanged) && !errors.Is(err, ErrBusy) {
+				return done, err
+			}
+			if part, err = again(ctx, part); err != nil {
+				return done, err
+			}
 		}
-		done = append(done, results...)
 	}
 	return done, nil
 }

@@ -142,20 +142,24 @@ FROM (
     ORDER BY shard OFFSET 0
 ) s`
 
-	// reviveSQL moves dead letters back. It returns what left the dead letters, and
-	// whether it arrived: its id may have been given to another row.
+	// reviveSQL moves dead letters back. It returns what left the dead letters,
+	// whether it arrived, and whether its id was given to another row meanwhile. The
+	// table is as its owner made it: the id may be GENERATED ALWAYS, or unique only
+	// within a partition.
 	reviveSQL = `
 WITH gone AS (
     DELETE FROM {dead} d WHERE {these}
     RETURNING d.*
 ), back AS (
     INSERT INTO {outbox} (id, message_id, topic, key, type, payload, content_type, headers, available_at, created_at)
+    OVERRIDING SYSTEM VALUE
     SELECT id, message_id, topic, key, type, payload, content_type, headers, available_at, created_at
-    FROM gone ORDER BY id
-    ON CONFLICT (id) DO NOTHING
+    FROM gone g WHERE NOT EXISTS (SELECT FROM {outbox} o WHERE o.id = g.id) ORDER BY id
+    ON CONFLICT DO NOTHING
     RETURNING id, message_id
 )
-SELECT g.message_id, g.id, g.topic, g.key, g.created_at, g.reason, g.error, g.first_failed_at, g.last_failed_at, b.id IS NOT NULL
+SELECT g.message_id, g.id, g.topic, g.key, g.created_at, g.reason, g.error, g.first_failed_at, g.last_failed_at,
+       b.id IS NOT NULL, EXISTS (SELECT FROM {outbox} o WHERE o.id = g.id)
 FROM gone g LEFT JOIN back b ON b.id = g.id AND b.message_id = g.message_id
 ORDER BY g.id`
 
@@ -200,6 +204,15 @@ WHERE o.id > (SELECT min(u.id) FROM unnest($1::bigint[]) AS u(id))
 SELECT r.id
 FROM unnest($1::bigint[], $2::text[], $3::text[]) AS r(id, topic, key)
 WHERE EXISTS (SELECT FROM {outbox} o WHERE o.id > r.id AND (o.published_at < $4::timestamptz OR o.headers ? '` + source.ReplayMark + `'))`
+
+	// fateSQL is what became of the messages $1 (ids) and $2 (message ids).
+	fateSQL = `
+SELECT u.id,
+       (SELECT p.state FROM {parked} p WHERE p.id = u.id AND p.message_id = u.message_id::uuid),
+       EXISTS (SELECT FROM {dead} d WHERE d.id = u.id AND d.message_id = u.message_id::uuid),
+       (SELECT CASE WHEN o.published_at IS NULL THEN 'pending' ELSE 'published' END
+        FROM {outbox} o WHERE o.id = u.id AND o.message_id = u.message_id::uuid)
+FROM unnest($1::bigint[], $2::text[]) AS u(id, message_id)`
 
 	discardSQL = `
 DELETE FROM {dead} d WHERE {these}

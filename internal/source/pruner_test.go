@@ -106,7 +106,7 @@ func strictRole(t *testing.T, db *pgtest.Database) *pgxpool.Pool {
 	t.Helper()
 	config := db.Pool.Config()
 	for name, value := range map[string]string{
-		"default_transaction_read_only": "on", "statement_timeout": "1ms", "lock_timeout": "1ms",
+		"default_transaction_read_only": "on", "statement_timeout": "40ms", "lock_timeout": "1ms",
 		"default_transaction_isolation": "serializable",
 	} {
 		config.ConnConfig.RuntimeParams[name] = value
@@ -121,7 +121,7 @@ func strictRole(t *testing.T, db *pgtest.Database) *pgxpool.Pool {
 
 func TestDefaultsOfTheRoleDoNotCount(t *testing.T) {
 	db := pgtest.NewOutbox(t)
-	db.Exec(t, insertPublished, `INSERT INTO outbox (topic, key) SELECT 't', i FROM generate_series(1, 50000) i`)
+	db.Exec(t, insertPublished, `INSERT INTO outbox (topic, key) SELECT 't', i FROM generate_series(1, 200000) i`)
 	pool := strictRole(t, db)
 	if n, err := source.NewPruner(pool, "public", "outbox", 24*time.Hour).Prune(t.Context()); n != 20000 || err != nil {
 		t.Errorf("deleted %d rows, error %v", n, err)
@@ -134,7 +134,7 @@ func TestDefaultsOfTheRoleDoNotCount(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Release()
-	if backlog, err := source.ReadBacklog(t.Context(), conn.Conn(), "public", "outbox"); err != nil || len(backlog) != 1 || backlog[0].Pending != 50000 {
+	if backlog, err := source.ReadBacklog(t.Context(), conn.Conn(), "public", "outbox"); err != nil || len(backlog) != 1 || backlog[0].Pending != 200000 {
 		t.Errorf("counted %+v, error %v", backlog, err)
 	}
 	if topics, err := source.PendingTopics(t.Context(), conn.Conn(), "public", "outbox"); err != nil || len(topics) != 1 {
