@@ -18,6 +18,9 @@ import (
 // notifyWait is how long a notification may take to arrive.
 const notifyWait = 2 * time.Second
 
+// statementLimit bounds each statement, whatever the role's own bounds are.
+const statementLimit = 30 * time.Second
+
 // The statements of this file.
 const (
 	serverSQL = `SELECT current_setting('server_version'), current_setting('transaction_read_only') = 'on' OR pg_is_in_recovery(), current_user`
@@ -68,13 +71,18 @@ func Database(ctx context.Context, c *config.Config) ([]Finding, *pgx.Conn) {
 	if conn == nil {
 		return d.findings, nil
 	}
-	d.conn = conn
+	d.conn, d.db = conn, source.Bounded{DB: conn, Access: pgx.ReadOnly, Limit: statementLimit}
 	if !d.server(ctx) {
 		return d.findings, conn
 	}
 	if d.table(ctx) {
 		d.migrations(ctx)
-		d.grants(ctx)
+		granted := d.grants(ctx)
+		d.sequence(ctx)
+		d.obstacles(ctx)
+		if granted {
+			d.try(ctx)
+		}
 		d.failures(ctx)
 		d.rowSecurity(ctx)
 		if c.Outbox.Notify {
@@ -89,6 +97,7 @@ type database struct {
 	config   *config.Config
 	name     string
 	conn     *pgx.Conn
+	db       source.Bounded // conn, to read
 	findings []Finding
 }
 
@@ -129,11 +138,14 @@ func (d *database) connect(ctx context.Context) *pgx.Conn {
 func (d *database) server(ctx context.Context) bool {
 	var version, user string
 	var readOnly bool
-	if err := d.conn.QueryRow(ctx, serverSQL).Scan(&version, &readOnly, &user); err != nil {
+	// The relay's transactions are READ WRITE whatever the role's default is.
+	write := source.Bounded{DB: d.conn, Access: pgx.ReadWrite, Limit: statementLimit}
+	err := write.QueryRow(ctx, serverSQL).Scan(&version, &readOnly, &user)
+	if err != nil && source.Explain(err).Kind != "read_only" {
 		d.fail("database", err)
 		return false
 	}
-	if readOnly {
+	if readOnly || err != nil {
 		d.add(Error, "database", "the server is a standby or read-only", "point database.url at the primary, or name all hosts and add target_session_attrs=read-write")
 		return false
 	}
@@ -144,7 +156,7 @@ func (d *database) server(ctx context.Context) bool {
 func (d *database) table(ctx context.Context) bool {
 	subject := "table " + d.name
 	var schemaExists, usage bool
-	if err := d.conn.QueryRow(ctx, schemaSQL, d.config.Outbox.Schema).Scan(&schemaExists, &usage); err != nil {
+	if err := d.db.QueryRow(ctx, schemaSQL, d.config.Outbox.Schema).Scan(&schemaExists, &usage); err != nil {
 		d.fail(subject, err)
 		return false
 	}
@@ -188,7 +200,7 @@ func (d *database) table(ctx context.Context) bool {
 // columns returns a table's columns with their types, none where there is no
 // such table.
 func (d *database) columns(ctx context.Context, table string) (map[string]string, error) {
-	rows, err := d.conn.Query(ctx, columnsSQL, table)
+	rows, err := d.db.Query(ctx, columnsSQL, table)
 	if err != nil {
 		return nil, err
 	}
@@ -203,7 +215,7 @@ func (d *database) indexes(ctx context.Context, subject, table string, suffixes 
 	if len(suffixes) == 0 {
 		return
 	}
-	rows, err := d.conn.Query(ctx, indexesSQL, table)
+	rows, err := d.db.Query(ctx, indexesSQL, table)
 	if err != nil {
 		d.fail(subject, err)
 		return
@@ -223,7 +235,11 @@ func (d *database) indexes(ctx context.Context, subject, table string, suffixes 
 
 func (d *database) migrations(ctx context.Context) {
 	target := migrations.Target{Schema: d.config.Outbox.Schema, Table: d.config.Outbox.Table}
-	pending, err := target.Pending(ctx, d.conn)
+	var pending []migrations.Migration
+	err := source.Within(ctx, d.conn, pgx.ReadOnly, statementLimit, func(pgx.Tx) (err error) {
+		pending, err = target.Pending(ctx, d.conn)
+		return err
+	})
 	if err != nil {
 		// A relay's role need not read the table of migrations.
 		d.add(Warning, "migrations", "cannot tell whether any is pending: "+err.Error(), fmt.Sprintf("GRANT SELECT ON %s TO %s; or run `relay migrate --dry-run` as the table's owner",
@@ -238,13 +254,14 @@ func (d *database) migrations(ctx context.Context) {
 	}
 }
 
-func (d *database) grants(ctx context.Context) {
+// grants reports whether the role may do what a relay does all the time.
+func (d *database) grants(ctx context.Context) bool {
 	subject := "grants on " + d.name
 	var selects, updates, deletion bool
 	var emit *string // the function that may not be called
-	if err := d.conn.QueryRow(ctx, grantsSQL, d.name).Scan(&selects, &updates, &deletion, &emit); err != nil {
+	if err := d.db.QueryRow(ctx, grantsSQL, d.name).Scan(&selects, &updates, &deletion, &emit); err != nil {
 		d.fail(subject, err)
-		return
+		return false
 	}
 	before := len(d.findings)
 	if !selects {
@@ -262,11 +279,12 @@ func (d *database) grants(ctx context.Context) {
 	if len(d.findings) == before {
 		d.add(OK, subject, "sufficient", "")
 	}
+	return selects && (updates || d.config.Outbox.OnPublished == string(source.Delete)) && (deletion || !deletes(d.config))
 }
 
 // rowSecurity looks for rows that this role does not see.
 func (d *database) rowSecurity(ctx context.Context) {
-	findings, err := RowSecurity(ctx, d.conn, d.config)
+	findings, err := RowSecurity(ctx, d.db, d.config)
 	if err != nil {
 		d.fail("grants on "+d.name, err)
 	}
@@ -299,7 +317,8 @@ func (d *database) notify(ctx context.Context) {
 		d.add(Warning, subject, err.Error(), remedy)
 		return
 	}
-	if _, err := d.conn.Exec(ctx, "NOTIFY "+channel); err != nil {
+	notifier := source.Bounded{DB: d.conn, Access: pgx.ReadWrite, Limit: statementLimit}
+	if _, err := notifier.Exec(ctx, "NOTIFY "+channel); err != nil {
 		d.add(Warning, subject, err.Error(), remedy)
 		return
 	}

@@ -301,12 +301,17 @@ func TestEmittingMessagesNotGranted(t *testing.T) {
 	}
 }
 
-func TestReadOnlyServer(t *testing.T) {
+// The relay's transactions are not as the role's defaults are.
+func TestDefaultsOfTheRole(t *testing.T) {
 	db := pgtest.NewOutbox(t)
 	role := newRole(t, db)
-	db.Exec(t, "GRANT ALL ON outbox TO "+role, "ALTER ROLE "+role+" SET default_transaction_read_only = on")
-	expect(t, look(t, settings(t, db.URL, role)), inspect.Error,
-		"database: the server is a standby or read-only -> point database.url at the primary…target_session_attrs=read-write")
+	db.Exec(t, "GRANT ALL ON outbox, outbox_migrations, outbox_parked, outbox_dead_letters TO "+role)
+	for _, setting := range []string{"default_transaction_read_only = on", "idle_in_transaction_session_timeout = 1", "lock_timeout = 1", "default_transaction_isolation = serializable"} {
+		db.Exec(t, "ALTER ROLE "+role+" SET "+setting)
+	}
+	findings := look(t, settings(t, db.URL, role))
+	expect(t, findings, inspect.Error)
+	expect(t, findings, inspect.Warning)
 }
 
 func TestNoNotificationsWanted(t *testing.T) {

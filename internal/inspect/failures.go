@@ -2,6 +2,7 @@ package inspect
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -19,9 +20,23 @@ var beside = []struct {
 	suffix     string
 	privileges []string
 	indexes    []string
+	columns    []string
 }{
-	{"_parked", []string{"SELECT", "INSERT", "UPDATE", "DELETE"}, []string{"_parked_key_idx", "_parked_retry_idx"}},
-	{"_dead_letters", []string{"SELECT", "INSERT", "UPDATE"}, nil},
+	{
+		"_parked",
+		[]string{"SELECT", "INSERT", "UPDATE", "DELETE"},
+		[]string{"_parked_key_idx", "_parked_retry_idx"},
+		[]string{"id", "message_id", "topic", "key", "state", "attempts", "reason", "error", "first_failed_at", "last_failed_at", "parked_at", "next_retry_at"},
+	},
+	{
+		"_dead_letters",
+		[]string{"SELECT", "INSERT", "UPDATE"},
+		nil,
+		[]string{
+			"id", "message_id", "topic", "key", "type", "payload", "payload_json", "content_type", "headers", "available_at", "created_at",
+			"attempts", "reason", "error", "first_failed_at", "last_failed_at", "dead_at",
+		},
+	},
 }
 
 // failures looks at the tables of parked keys and dead letters.
@@ -31,7 +46,7 @@ func (d *database) failures(ctx context.Context) {
 		subject := "table " + name
 		var exists bool
 		granted := make([]bool, 4)
-		if err := d.conn.QueryRow(ctx, besideSQL, name).Scan(&exists, &granted[0], &granted[1], &granted[2], &granted[3]); err != nil {
+		if err := d.db.QueryRow(ctx, besideSQL, name).Scan(&exists, &granted[0], &granted[1], &granted[2], &granted[3]); err != nil {
 			d.fail(subject, err)
 			continue
 		}
@@ -50,6 +65,12 @@ func (d *database) failures(ctx context.Context) {
 			d.missing("grants on "+name, strings.Join(missing, ", "), name)
 		}
 		d.indexes(ctx, subject, name, table.indexes)
+		if more, err := d.demanding(ctx, name, table.columns); err != nil {
+			d.fail(subject, err)
+		} else if len(more) > 0 {
+			d.add(Error, subject, fmt.Sprintf("what the broker refuses cannot be recorded: column %s is not the relay's, is NOT NULL and has no default", more[0]),
+				fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s SET DEFAULT a value, or DROP NOT NULL", name, pgx.Identifier{more[0]}.Sanitize()))
+		}
 		if len(d.findings) == before {
 			d.add(OK, subject, "there, and its grants suffice", "")
 		}

@@ -1,5 +1,6 @@
 // Package inspect finds out what would keep a relay from working: in the
-// database, at the brokers, in the routes. It writes nothing.
+// database, at the brokers, in the routes. It changes nothing: what it tries in the
+// database is rolled back.
 package inspect
 
 // Level is how bad a finding is.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/outboxrelay/relay/internal/source"
 	"github.com/outboxrelay/relay/migrations"
 )
 
@@ -43,7 +44,12 @@ func (d *database) inbox(ctx context.Context) {
 	before := len(d.findings)
 	target := migrations.Target{Schema: schema, Table: table, Set: migrations.Inbox}
 	// Who may not read the table of migrations needs no inbox's.
-	if pending, err := target.Pending(ctx, d.conn); err == nil {
+	var pending []migrations.Migration
+	err := source.Within(ctx, d.conn, pgx.ReadOnly, statementLimit, func(pgx.Tx) (err error) {
+		pending, err = target.Pending(ctx, d.conn)
+		return err
+	})
+	if err == nil {
 		for _, m := range pending {
 			d.add(Warning, subject, fmt.Sprintf("migration %d (%s) is pending", m.Version, m.Name), "run `relay migrate --only inbox`")
 		}
@@ -62,7 +68,7 @@ func (d *database) inbox(ctx context.Context) {
 func (d *database) inboxTable(ctx context.Context, subject, name string) (columns map[string]string, exists bool) {
 	schema := d.config.Inbox.Schema
 	var schemaExists, usage bool
-	if err := d.conn.QueryRow(ctx, schemaSQL, schema).Scan(&schemaExists, &usage); err != nil {
+	if err := d.db.QueryRow(ctx, schemaSQL, schema).Scan(&schemaExists, &usage); err != nil {
 		d.fail(subject, err)
 		return nil, false
 	}
@@ -92,9 +98,9 @@ func (d *database) inboxGrants(ctx context.Context, suffix string) {
 	name := pgx.Identifier{d.config.Inbox.Schema, d.config.Inbox.Table + suffix}.Sanitize()
 	subject := "grants on " + name
 	var exists, selects, inserts, updates, deletes, hidden bool
-	err := d.conn.QueryRow(ctx, besideSQL, name).Scan(&exists, &selects, &inserts, &updates, &deletes)
+	err := d.db.QueryRow(ctx, besideSQL, name).Scan(&exists, &selects, &inserts, &updates, &deletes)
 	if err == nil {
-		err = d.conn.QueryRow(ctx, rowSecuritySQL, name).Scan(&hidden, new(string))
+		err = d.db.QueryRow(ctx, rowSecuritySQL, name).Scan(&hidden, new(string))
 	}
 	if err != nil {
 		d.fail(subject, err)

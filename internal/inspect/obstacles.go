@@ -1,0 +1,249 @@
+package inspect
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxrelay/relay/internal/source"
+)
+
+// What the table's owner may have added, and what it is in the way of.
+const (
+	// tablesSQL are the table and its partitions.
+	tablesSQL = `SELECT to_regclass($1)::oid UNION SELECT t.relid FROM pg_partition_tree(to_regclass($1)) t`
+
+	// triggersSQL are the triggers that a mark ($2 false) or a delete (true) fires.
+	// A trigger with a list of columns fires where the column is among those that
+	// are set.
+	triggersSQL = `
+SELECT DISTINCT t.tgname::text FROM pg_trigger t
+WHERE t.tgrelid IN (` + tablesSQL + `) AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgparentid = 0
+  AND CASE WHEN $2 THEN t.tgtype & 8 <> 0 ELSE t.tgtype & 16 <> 0 AND (t.tgattr = '' OR EXISTS (
+      SELECT FROM pg_attribute a WHERE a.attrelid = t.tgrelid AND a.attname = 'published_at' AND a.attnum = ANY (t.tgattr))) END
+ORDER BY 1`
+
+	// rulesSQL are the rules for updates ($2 false) or deletes (true), and whether
+	// they take the place of every one.
+	rulesSQL = `
+SELECT r.rulename::text, r.is_instead AND r.ev_qual = '<>' FROM pg_rewrite r
+WHERE r.ev_class = to_regclass($1) AND r.ev_enabled IN ('O', 'A') AND r.ev_type = CASE WHEN $2 THEN '4' ELSE '2' END
+ORDER BY 1`
+
+	// referencesSQL are the foreign keys that keep a row from being deleted.
+	referencesSQL = `
+SELECT f.conname::text, f.conrelid::regclass::text FROM pg_constraint f
+WHERE f.contype = 'f' AND f.confrelid IN (` + tablesSQL + `) AND f.conparentid = 0 AND f.confdeltype IN ('a', 'r')
+ORDER BY 1`
+
+	// checksSQL are the constraints on published_at.
+	checksSQL = `
+SELECT c.conname::text, pg_get_constraintdef(c.oid) FROM pg_constraint c
+WHERE c.contype = 'c' AND c.conrelid = to_regclass($1) AND EXISTS (
+    SELECT FROM pg_attribute a WHERE a.attrelid = c.conrelid AND a.attname = 'published_at' AND a.attnum = ANY (c.conkey))
+ORDER BY 1`
+
+	// strangeSQL are the columns that are not among $2, and whether an insert that
+	// does not name them fails.
+	strangeSQL = `
+SELECT a.attname::text, a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND a.attgenerated = ''
+FROM pg_attribute a
+WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL ($2::text[])
+ORDER BY a.attnum`
+
+	// sequencesSQL are the sequences that ids come from, with their names, caches
+	// and increments. There is none where the writers make the ids.
+	sequencesSQL = `
+SELECT s.seqrelid::regclass::text, s.seqcache, s.seqincrement
+FROM pg_attribute a
+JOIN pg_sequence s ON s.seqrelid IN (
+    SELECT d.objid FROM pg_depend d
+    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
+    UNION
+    SELECT d.refobjid FROM pg_attrdef v JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = v.oid
+    WHERE v.adrelid = a.attrelid AND v.adnum = a.attnum AND d.refclassid = 'pg_class'::regclass)
+WHERE a.attrelid = to_regclass($1) AND a.attname = 'id'`
+)
+
+// ownColumns are those that the relay's table has or may have.
+func ownColumns() []string {
+	names := []string{"payload_json", "txid"}
+	for _, column := range columnTypes {
+		names = append(names, column.name)
+	}
+	return names
+}
+
+// pair is a name and what there is to say of it.
+type pair[T any] struct {
+	Name string
+	More T
+}
+
+func pairs[T any](ctx context.Context, d *database, sql string, arguments ...any) ([]pair[T], error) {
+	rows, err := d.db.Query(ctx, sql, arguments...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[pair[T]])
+}
+
+// demanding are the columns, besides the known ones, without which a row cannot be
+// inserted.
+func (d *database) demanding(ctx context.Context, table string, known []string) ([]string, error) {
+	columns, err := pairs[bool](ctx, d, strangeSQL, table, known)
+	var names []string
+	for _, c := range columns {
+		if c.More {
+			names = append(names, c.Name)
+		}
+	}
+	return names, err
+}
+
+// sequence looks at where ids come from: a row's place in its key's order.
+func (d *database) sequence(ctx context.Context) {
+	if d.config.Outbox.Ordering == string(source.OrderNone) {
+		return
+	}
+	subject := "ids of " + d.name
+	rows, err := d.db.Query(ctx, sequencesSQL, d.name)
+	if err != nil {
+		d.fail(subject, err)
+		return
+	}
+	type sequence struct {
+		Name             string
+		Cache, Increment int64
+	}
+	sequences, err := pgx.CollectRows(rows, pgx.RowToStructByPos[sequence])
+	if err != nil {
+		d.fail(subject, err)
+		return
+	}
+	if len(sequences) == 0 {
+		d.add(Warning, subject, "column id has no sequence, so that writers make the ids: where one's ids do not follow another's, messages of a key are published in another order than they were committed in",
+			fmt.Sprintf("ALTER TABLE %s ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY, and let the database number the rows", d.name))
+	}
+	for _, s := range sequences {
+		if s.Cache > 1 {
+			d.add(Warning, subject, fmt.Sprintf("sequence %s has CACHE %d: each connection numbers its rows from a block of its own, so that messages of a key may be published in another order than they were committed in", s.Name, s.Cache),
+				fmt.Sprintf("ALTER SEQUENCE %s CACHE 1", s.Name))
+		}
+		if s.Increment != 1 {
+			d.add(Warning, subject, fmt.Sprintf("sequence %s has INCREMENT BY %d, as an ORM's pool of ids wants it: each instance then numbers its rows from a block of its own, so that messages of a key may be published in another order than they were committed in", s.Name, s.Increment),
+				fmt.Sprintf("ALTER SEQUENCE %s INCREMENT BY 1, and in the ORM use the identity column, or allocationSize = 1", s.Name))
+		}
+	}
+}
+
+// obstacles looks for what the owner added to the table and what may be in the way
+// of marking, deleting or putting back a row. What is certain only a row can tell:
+// see try.
+func (d *database) obstacles(ctx context.Context) {
+	if err := d.findObstacles(ctx); err != nil {
+		d.fail("table "+d.name, err)
+	}
+}
+
+func (d *database) findObstacles(ctx context.Context) error {
+	subject := "table " + d.name
+	marks := d.config.Outbox.OnPublished == string(source.Mark)
+	type operation struct {
+		does             bool
+		deletes          bool
+		verb, noun, then string
+	}
+	for _, o := range []operation{
+		{marks, false, "marked", "mark", "its message would be published again"},
+		{deletes(d.config), true, "deleted", "delete", d.undeleted()},
+	} {
+		if !o.does {
+			continue
+		}
+		triggers, err := d.names(ctx, triggersSQL, d.name, o.deletes)
+		if err != nil {
+			return err
+		}
+		for _, t := range triggers {
+			remedy := fmt.Sprintf("DROP TRIGGER %s ON %s, or see that it cannot fail", pgx.Identifier{t}.Sanitize(), d.name)
+			if !o.deletes {
+				remedy += ", or restrict it: UPDATE OF columns other than published_at"
+			}
+			d.add(Warning, subject, fmt.Sprintf("trigger %s runs whenever rows are %s: where it fails, the row cannot be %s and %s", t, o.verb, o.verb, o.then), remedy)
+		}
+		rules, err := pairs[bool](ctx, d, rulesSQL, d.name, o.deletes)
+		if err != nil {
+			return err
+		}
+		for _, r := range rules {
+			remedy := fmt.Sprintf("DROP RULE %s ON %s", pgx.Identifier{r.Name}.Sanitize(), d.name)
+			if instead := r.More; instead && (!o.deletes || !marks) {
+				d.add(Error, subject, fmt.Sprintf("rule %s takes the place of every %s: no row can be %s, and all messages would be published again and again", r.Name, o.noun, o.verb), remedy)
+				continue
+			}
+			d.add(Warning, subject, fmt.Sprintf("rule %s changes how rows are %s: where one is not, %s", r.Name, o.verb, o.then), remedy)
+		}
+	}
+	if deletes(d.config) {
+		references, err := pairs[string](ctx, d, referencesSQL, d.name)
+		if err != nil {
+			return err
+		}
+		for _, r := range references {
+			d.add(Warning, subject, fmt.Sprintf("foreign key %s of %s refers to it: a row that is referred to cannot be deleted, and %s", r.Name, r.More, d.undeleted()),
+				fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT %s and keep the message_id there instead, or make it ON DELETE CASCADE or SET NULL", r.More, pgx.Identifier{r.Name}.Sanitize()))
+		}
+	}
+	if marks {
+		checks, err := pairs[string](ctx, d, checksSQL, d.name)
+		if err != nil {
+			return err
+		}
+		for _, c := range checks {
+			d.add(Warning, subject, fmt.Sprintf("constraint %s, %s, is about published_at: a row that it does not let be marked would be published again", c.Name, c.More),
+				fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT %s, unless every time passes", d.name, pgx.Identifier{c.Name}.Sanitize()))
+		}
+	}
+	return d.strangeColumns(ctx, subject)
+}
+
+// undeleted is what becomes of a row that cannot be deleted.
+func (d *database) undeleted() string {
+	if d.config.Outbox.OnPublished == string(source.Delete) {
+		return "its message would be published again"
+	}
+	return "neither becomes a dead letter nor is removed after its retention"
+}
+
+func (d *database) strangeColumns(ctx context.Context, subject string) error {
+	columns, err := pairs[bool](ctx, d, strangeSQL, d.name, ownColumns())
+	if err != nil || len(columns) == 0 {
+		return err
+	}
+	var all, demanding []string
+	for _, c := range columns {
+		name := pgx.Identifier{c.Name}.Sanitize()
+		if all = append(all, name); c.More {
+			demanding = append(demanding, name)
+		}
+	}
+	if len(demanding) > 0 {
+		d.add(Warning, subject, fmt.Sprintf("the relay does not know %s, NOT NULL without a default: `relay dead retry` cannot put messages back", strings.Join(demanding, ", ")),
+			fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s SET DEFAULT a value, or DROP NOT NULL", d.name, demanding[0]))
+		return nil
+	}
+	d.add(Warning, subject, fmt.Sprintf("the relay does not know %s: a dead letter does not keep what is in there, and gets the defaults when `relay dead retry` puts it back", strings.Join(all, ", ")),
+		"keep such values in headers or in the payload, if they matter after that")
+	return nil
+}
+
+func (d *database) names(ctx context.Context, sql string, arguments ...any) ([]string, error) {
+	rows, err := d.db.Query(ctx, sql, arguments...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
