@@ -37,7 +37,7 @@ func TestCommandsWithInfiniteTimes(t *testing.T) {
 	expectObject(t, shown[11], map[string]any{"created_at": "-infinity", "available_at": "infinity"})
 	expectObject(t, shown[12], map[string]any{"created_at": "infinity", "available_at": "294276-01-01T00:00:00Z"})
 	expectObject(t, shown[13], map[string]any{"available_at": nil})
-	execute(t, "dead", "show", uid(11), "--config", file).expect(t, 0, words{"created at      -infinity", "available at    infinity"}, nil)
+	execute(t, "dead", "show", uid(11), "--config", file).expect(t, 0, words{"created at    -infinity", "available at  infinity"}, nil)
 	execute(t, "dead", "list", "--config", file).expect(t, 0, words{uid(11)}, nil)
 	execute(t, "dead", "retry", uid(11), "--yes", "--config", file).expect(t, 0, words{"put back"}, nil)
 	execute(t, "dead", "discard", uid(12), "--yes", "--config", file).expect(t, 0, words{"discarded"}, nil)

@@ -140,3 +140,32 @@ func (f *fixture) ended(pid uint32) {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
+
+// A topic is as long as its writer likes.
+func TestDeadLettersOfALongTopic(t *testing.T) {
+	f := newFixture(t)
+	topic := strings.Repeat("häufig ", 10)
+	for i := range 200 { // which no compression makes short
+		topic += f.text(`SELECT md5($1::int::text)`, i)
+	}
+	long, other := f.dead(topic, key("a")), f.dead("orders", key("a"))
+	var listed []int64
+	err := f.ListDead(t.Context(), ListOptions{Topic: &topic}, func(d DeadLetter) error { listed = append(listed, d.ID); return nil })
+	if err != nil || fmt.Sprint(listed) != fmt.Sprint([]int64{long.id}) {
+		t.Errorf("listed %v, error %v", listed, err)
+	}
+	if failures, err := ReadFailures(t.Context(), f.conn, "public", "outbox"); err != nil || len(failures) != 2 || failures[0].Topic != topic {
+		t.Errorf("%d topics, error %v", len(failures), err)
+	}
+	if done, err := f.RetryDead(t.Context(), Selection{Topic: topic}, f.findDead(Selection{Topic: topic})); err != nil || len(done) != 1 {
+		t.Errorf("%d put back, error %v", len(done), err)
+	}
+	f.same(fmt.Sprint(other.id), `SELECT id FROM outbox_dead_letters`)
+}
+
+// No index may be too small for what its table holds.
+func TestNoIndexHoldsTextOfTheUsers(t *testing.T) {
+	f := newFixture(t)
+	f.same("", `SELECT c.relname, a.attname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_attribute a ON a.attrelid = c.oid
+		WHERE c.relnamespace = 'public'::regnamespace AND a.atttypid IN ('text'::regtype, 'bytea'::regtype, 'jsonb'::regtype)`)
+}

@@ -20,7 +20,7 @@ type Failures struct {
 }
 
 // ReadFailures counts parked keys and dead letters of each topic that has any.
-// It reads an index of both tables.
+// It reads both tables.
 func ReadFailures(ctx context.Context, conn *pgx.Conn, schema, table string) ([]Failures, error) {
 	var failures []Failures
 	err := source.Within(ctx, conn, pgx.ReadOnly, failuresLimit, func(tx pgx.Tx) (err error) {

@@ -108,11 +108,15 @@ SELECT id, message_id, topic, key, type, payload, content_type, headers, availab
 FROM gone
 RETURNING id`
 
+	// ofTopicSQL: d is a dead letter of the topic $1. A topic is as long as its
+	// writer likes, so the index holds its hash.
+	ofTopicSQL = `(d.topic = $1::text AND hashtextextended(d.topic, 0) = hashtextextended($1::text, 0))`
+
 	// listDeadSQL: $1 topic or null, $2 limit or null.
 	listDeadSQL = `
 SELECT d.message_id, d.id, d.topic, d.key, d.type, d.attempts, d.error, d.dead_at
 FROM {dead} d
-WHERE $1::text IS NULL OR d.topic = $1
+WHERE $1::text IS NULL OR {of topic}
 ORDER BY d.dead_at, d.id
 LIMIT $2::bigint`
 
@@ -129,7 +133,7 @@ ORDER BY d.dead_at, d.id`
 	letterSQL = `d.message_id, d.id, d.topic, d.key, d.created_at`
 
 	findAllDeadSQL       = `SELECT {letter} FROM {dead} d ORDER BY d.id`
-	findDeadByTopicSQL   = `SELECT {letter} FROM {dead} d WHERE d.topic = $1 ORDER BY d.id`
+	findDeadByTopicSQL   = `SELECT {letter} FROM {dead} d WHERE {of topic} ORDER BY d.id`
 	findDeadByMessageSQL = `SELECT {letter} FROM {dead} d WHERE d.message_id = ANY ($1::text[]::uuid[]) ORDER BY d.id`
 
 	// lockShardsSQL waits until no relay has rows of the dead letters' keys under
@@ -257,7 +261,7 @@ func newStatements(schema, table string) statements {
 	name := func(suffix string) string { return pgx.Identifier{schema, table + suffix}.Sanitize() }
 	return statements{strings.NewReplacer(
 		"{outbox}", name(""), "{parked}", name("_parked"), "{dead}", name("_dead_letters"), "{audit}", name("_audit"),
-		"{shard}", shardSQL, "{failed}", failedSQL, "{letter}", letterSQL, "{these}", theseSQL, "{replayable}", replayableSQL,
+		"{shard}", shardSQL, "{failed}", failedSQL, "{letter}", letterSQL, "{these}", theseSQL, "{of topic}", ofTopicSQL, "{replayable}", replayableSQL,
 	)}
 }
 
