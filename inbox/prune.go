@@ -1,9 +1,11 @@
 package inbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -31,9 +33,21 @@ SELECT NULL, 0 FROM root`
 	// pruneSQL deletes the rows of %[1]s from before the retention, $3 seconds,
 	// which lie between the places $1 and $2. A range of places is read as it
 	// lies on the disk; no index on the time, %[2]s, is needed, which every
-	// message would have to pay for.
-	pruneSQL = `DELETE FROM %[1]s WHERE ctid > $1::tid AND ctid < $2::tid AND %[2]s < now() - make_interval(secs => $3::float8)`
+	// message would have to pay for. It waits for locks of rows a second at most.
+	pruneSQL = `DELETE FROM %[1]s WHERE ctid > $1::tid AND ctid < $2::tid AND %[2]s < now() - make_interval(secs => $3::float8)
+  AND (SELECT set_config('lock_timeout', '1000', true)) IS NOT NULL`
+
+	// oldSQL are the places of such rows.
+	oldSQL = `SELECT ctid::text FROM %[1]s WHERE ctid > $1::tid AND ctid < $2::tid AND %[2]s < now() - make_interval(secs => $3::float8)`
+
+	// pruneRowSQL deletes one of them.
+	pruneRowSQL = `DELETE FROM %[1]s WHERE ctid = $1::tid AND %[2]s < now() - make_interval(secs => $2::float8)
+  AND (SELECT set_config('lock_timeout', '1000', true)) IS NOT NULL`
 )
+
+// pruneWaits is how often one pass waits for locks in vain before it leaves out
+// all around a row that is locked, instead of looking for the row.
+const pruneWaits = 20
 
 // ErrNoTable is what errors.Is finds when there is no inbox to prune.
 var ErrNoTable = errors.New("there is no such table")
@@ -56,7 +70,9 @@ type Querier interface {
 // transactions of some thousand rows, which hold up nobody but a duplicate of
 // what is being removed. Call it from time to time, such as once an hour, or
 // run `relay prune`, which does the same. Several may run at once. The role
-// needs SELECT and DELETE. An inbox may be partitioned.
+// needs SELECT and DELETE. An inbox may be partitioned. Rows that somebody has
+// locked are left to a later call; those that cannot be deleted, because another
+// table refers to them, stay, and an error says so after all others are gone.
 func (i *Inbox) Prune(ctx context.Context, db Querier) (int64, error) {
 	if i.Retention < 0 {
 		return 0, fmt.Errorf("inbox: Inbox.Retention: %s is negative", i.Retention)
@@ -94,23 +110,114 @@ func (i *Inbox) prune(ctx context.Context, db Querier, table, column string) (de
 	if len(leaves) == 0 {
 		return 0, fail(fmt.Errorf("%w: run `relay migrate --only inbox`", ErrNoTable))
 	}
+	pass := prunePass{db: db, retention: i.RetentionOrDefault().Seconds()}
 	for _, leaf := range leaves {
 		if leaf.Name == nil {
 			continue
 		}
-		sql := fmt.Sprintf(pruneSQL, *leaf.Name, column)
+		pass.table, pass.column = *leaf.Name, column
 		for first := int64(0); first < leaf.Blocks; first += pruneBlocks {
-			// The places of a block count from 1.
-			after, until := fmt.Sprintf("(%d,0)", first), fmt.Sprintf("(%d,0)", first+pruneBlocks)
-			tag, err := db.Exec(ctx, sql, after, until, i.RetentionOrDefault().Seconds())
+			err := pass.blocks(ctx, first, first+pruneBlocks)
 			if sqlState(err) == "42P01" { // undefined_table: a partition that somebody dropped meanwhile
 				break
 			}
 			if err != nil {
-				return deleted, fail(err)
+				return pass.deleted, fail(err)
 			}
-			deleted += tag.RowsAffected()
 		}
 	}
-	return deleted, nil
+	if pass.refused > 0 {
+		return pass.deleted, fail(fmt.Errorf("%d rows past their retention stay: %w: drop the foreign key or trigger that keeps them, or make it ON DELETE CASCADE", pass.refused, pass.reason))
+	}
+	return pass.deleted, nil
+}
+
+// prunePass is one pass over a table and its partitions.
+type prunePass struct {
+	db            Querier
+	retention     float64
+	table, column string
+	deleted       int64
+	refused       int64
+	reason        error // of the first that was refused
+	waits         int
+}
+
+// blocks deletes what is old in a range of blocks, at once or, where something is
+// in the way, in halves, down to one row.
+func (p *prunePass) blocks(ctx context.Context, first, end int64) error {
+	// The places of a block count from 1.
+	after, until := fmt.Sprintf("(%d,0)", first), fmt.Sprintf("(%d,0)", end)
+	tag, err := p.db.Exec(ctx, fmt.Sprintf(pruneSQL, p.table, p.column), after, until, p.retention)
+	if err == nil {
+		p.deleted += tag.RowsAffected()
+		return nil
+	}
+	switch p.hindrance(err) {
+	case locked:
+		if p.waits >= pruneWaits {
+			return nil
+		}
+	case refused:
+	case none:
+		return err
+	}
+	if middle := (first + end) / 2; end-first > 1 {
+		if err := p.blocks(ctx, first, middle); err != nil {
+			return err
+		}
+		return p.blocks(ctx, middle, end)
+	}
+	return p.rows(ctx, after, until)
+}
+
+// rows deletes what is old between two places, row by row.
+func (p *prunePass) rows(ctx context.Context, after, until string) error {
+	rows, err := p.db.Query(ctx, fmt.Sprintf(oldSQL, p.table, p.column), after, until, p.retention)
+	if err != nil {
+		return err
+	}
+	places, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for _, place := range places {
+		tag, err := p.db.Exec(ctx, fmt.Sprintf(pruneRowSQL, p.table, p.column), place, p.retention)
+		if err == nil {
+			p.deleted += tag.RowsAffected()
+			continue
+		}
+		switch p.hindrance(err) {
+		case refused:
+			p.refused++
+			p.reason = cmp.Or(p.reason, err)
+		case locked:
+			if p.waits >= pruneWaits {
+				return nil
+			}
+		case none:
+			return err
+		}
+	}
+	return nil
+}
+
+// hindrance is why rows could not be deleted.
+type hindrance int
+
+const (
+	none    hindrance = iota // of the rows: something else is wrong
+	locked                   // by somebody else, for a while
+	refused                  // by a constraint or a trigger, for good
+)
+
+func (p *prunePass) hindrance(err error) hindrance {
+	switch state := sqlState(err); {
+	case state == "55P03" || state == "40P01": // lock_not_available, deadlock_detected
+		p.waits++
+		return locked
+	case strings.HasPrefix(state, "23") || state == "P0001": // integrity_constraint_violation, raise_exception
+		return refused
+	}
+	return none
 }

@@ -179,3 +179,32 @@ func TestNamesAreQuoted(t *testing.T) {
 	db.Exec(t, `UPDATE `+table+` SET processed_at = now() - interval '8 days'`)
 	prune(t, db.Pool, box, 1)
 }
+
+// Neither a row that somebody has locked nor one that another table refers to
+// keeps the others.
+func TestPruneGoesOnBesideRowsThatStay(t *testing.T) {
+	db := newDatabase(t)
+	db.Exec(t, `INSERT INTO inbox (consumer, message_id, source_offset, processed_at)
+			SELECT 'mail', gen_random_uuid(), n, now() - interval '8 days' FROM generate_series(1, 20000) n`,
+		`CREATE TABLE receipts (consumer text, message_id uuid, CONSTRAINT kept FOREIGN KEY (consumer, message_id) REFERENCES inbox)`,
+		`INSERT INTO receipts SELECT consumer, message_id FROM inbox WHERE source_offset IN (3, 4, 15000)`)
+	tx, err := db.Pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	if _, err := tx.Exec(t.Context(), `SELECT FROM inbox WHERE source_offset = 10000 FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	box := &inbox.Inbox{}
+	n, err := box.Prune(t.Context(), db.Pool)
+	if n != 19996 || err == nil || !strings.Contains(err.Error(), "3 rows past their retention stay") || !strings.Contains(err.Error(), `"kept"`) {
+		t.Errorf("removed %d, error %v; want 19996, and one about 3 rows that the foreign key keeps", n, err)
+	}
+	db.Exec(t, `DELETE FROM receipts`)
+	prune(t, db.Pool, box, 3)
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	prune(t, db.Pool, box, 1)
+}
