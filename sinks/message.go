@@ -28,7 +28,8 @@ type Message struct {
 	// Headers are the user's, in the order in which they are sent. Names are
 	// unique.
 	Headers []Header
-	// CreatedAt is the row's created_at, in UTC.
+	// CreatedAt is the row's created_at, in UTC; the zero time where that is
+	// infinite. See Dated.
 	CreatedAt time.Time
 	// InSequence makes the message part of one sequence of all messages of its
 	// destination, whatever their keys, as in a total order. It reaches as far as
@@ -37,6 +38,13 @@ type Message struct {
 	// Replayed marks a message that was published before and is sent again on
 	// an operator's request; it carries the header message-replayed: true.
 	Replayed bool
+}
+
+// Dated reports whether CreatedAt can be told to consumers: RFC 3339 has years of
+// four digits, and infinity in none of them. A message that is not dated is sent
+// without a time.
+func (m *Message) Dated() bool {
+	return !m.CreatedAt.IsZero() && m.CreatedAt.Year() >= 1 && m.CreatedAt.Year() <= 9999
 }
 
 // OrderedBy returns what the message is ordered by within its destination, and

@@ -4,6 +4,7 @@ package backlog
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -21,6 +22,10 @@ const (
 	// timeout bounds one reading.
 	timeout = 30 * time.Second
 )
+
+// reportedByTheRelay are the kinds of problems that keep the relay from working too,
+// which says what is wrong.
+var reportedByTheRelay = []string{"unreachable", "connection_lost", "restarting", "host_not_found", "authentication", "read_only", "missing_table", "tls"}
 
 // Meter reads what waits in one outbox.
 type Meter struct {
@@ -41,6 +46,7 @@ func NewMeter(pool *pgxpool.Pool, schema, table string, m *metrics.Relay, logger
 
 // Run reads until ctx ends.
 func (m *Meter) Run(ctx context.Context) {
+	failing := "" // the kind of what is wrong
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -50,9 +56,17 @@ func (m *Meter) Run(ctx context.Context) {
 		case <-timer.C:
 		}
 		began := time.Now()
-		if err := m.Read(ctx); err != nil && ctx.Err() == nil {
-			// The loop needs the same tables, and says once what is wrong with them.
-			m.logger.Debug("the backlog cannot be read; its metrics stand still", "error", err)
+		err := m.Read(ctx)
+		if err != nil && ctx.Err() == nil {
+			problem := source.Explain(err)
+			level := slog.LevelWarn
+			if problem.Kind == failing || slices.Contains(reportedByTheRelay, problem.Kind) {
+				level = slog.LevelDebug
+			}
+			failing = problem.Kind
+			m.logger.Log(ctx, level, "the backlog cannot be read; its metrics stand still", "error", err, "remedy", problem.Remedy)
+		} else if err == nil {
+			failing = ""
 		}
 		timer.Reset(max(interval, share*time.Since(began)))
 	}

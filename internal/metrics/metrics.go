@@ -136,8 +136,16 @@ func (r *Relay) Published(topic, sink string, n int) {
 }
 
 // Acknowledged tells how long after a message was written it was acknowledged.
-// Clocks of two machines differ: a negative time counts as none.
-func (r *Relay) Acknowledged(age time.Duration) { r.latency.Observe(max(age.Seconds(), 0)) }
+// Clocks of two machines differ: a negative time counts as none. A message whose
+// writer gave it no time that can be true, as the year 1, tells nothing.
+func (r *Relay) Acknowledged(age time.Duration) {
+	if age < maxAge {
+		r.latency.Observe(max(age.Seconds(), 0))
+	}
+}
+
+// maxAge is more than a message can have waited.
+const maxAge = 100 * 365 * 24 * time.Hour
 
 // Failed tells that n messages of the topic were not published, once per
 // attempt.

@@ -40,6 +40,27 @@ func TestTopicsAreBounded(t *testing.T) {
 	}
 }
 
+// The zero time of a writer is no latency, and a clock that is behind no negative one.
+func TestLatencyThatCannotBe(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	m := metrics.New(registry, metrics.Build{}, []string{"main"})
+	now := time.Now()
+	for _, created := range []time.Time{{}, now.Add(time.Hour), now.AddDate(-2000, 0, 0), now} {
+		m.Acknowledged(now.Sub(created))
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "outbox_relay_end_to_end_latency_seconds" {
+			if h := f.GetMetric()[0].GetHistogram(); h.GetSampleCount() != 2 || h.GetSampleSum() != 0 {
+				t.Errorf("%d messages took %g s in all; want 2 that took none", h.GetSampleCount(), h.GetSampleSum())
+			}
+		}
+	}
+}
+
 func TestBacklogForgetsWhatIsDone(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	m := metrics.New(registry, metrics.Build{}, []string{"main"})

@@ -193,6 +193,17 @@ func TestHeaders(t *testing.T) {
 			"ce_specversion=1.0", "ce_id=" + id, "ce_type=orders", "ce_source=/outbox", "ce_time=" + at, "content-type=application/json",
 			"traceparent=00-aa-bb-01", "message-id=user's", "id=user's",
 		}},
+		{"plain, of minus infinity", sinks.StylePlain, func(m *sinks.Message) { m.CreatedAt, m.Headers = time.Time{}, nil }, []string{
+			"message-id=" + id, "message-type=OrderPlaced", "message-sequence=9", "content-type=application/json",
+		}},
+		{"cloudevents, of the year 10000", sinks.StyleCloudEvents, func(m *sinks.Message) {
+			m.CreatedAt, m.Headers = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), nil
+		}, []string{
+			"ce_specversion=1.0", "ce_id=" + id, "ce_type=OrderPlaced", "ce_source=/outbox", "ce_subject=order-1", "content-type=application/json",
+		}},
+		{"debezium, of the year 0", sinks.StyleDebezium, func(m *sinks.Message) { m.CreatedAt, m.Headers = time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC), nil }, []string{
+			"id=" + id, "eventType=OrderPlaced",
+		}},
 		{"debezium", sinks.StyleDebezium, nil, []string{
 			"id=" + id, "eventType=OrderPlaced", "traceparent=00-aa-bb-01", "message-id=user's", "ce_id=user's",
 		}},

@@ -85,6 +85,10 @@ func (e *envelope) appendHeaders(b []byte, m *sinks.Message) []byte {
 	case sinks.StyleDebezium:
 		count = 2
 	}
+	timed := e.style != sinks.StyleDebezium && m.Dated()
+	if e.style != sinks.StyleDebezium && !timed {
+		count--
+	}
 	if m.Replayed {
 		count++
 	}
@@ -102,7 +106,9 @@ func (e *envelope) appendHeaders(b []byte, m *sinks.Message) []byte {
 		b = appendID(append(appendName(b, "ce_id"), wireUUID...), m.ID)
 		b = appendHeader(b, "ce_type", eventType(m))
 		b = appendHeader(b, "ce_source", e.source)
-		b = e.clock.append(appendName(b, "ce_time"), m.CreatedAt)
+		if timed {
+			b = e.clock.append(appendName(b, "ce_time"), m.CreatedAt)
+		}
 		if m.Key != nil {
 			b = appendName(b, "ce_subject")
 			b = binary.AppendVarint(b, int64(len(m.Key)))
@@ -116,7 +122,9 @@ func (e *envelope) appendHeaders(b []byte, m *sinks.Message) []byte {
 		b = appendID(append(b, wireID...), m.ID)
 		b = appendText(append(b, wireType...), m.Type)
 		b = appendSequence(append(b, wireSequence...), m.Sequence)
-		b = e.clock.append(append(b, wireTime...), m.CreatedAt)
+		if timed {
+			b = e.clock.append(append(b, wireTime...), m.CreatedAt)
+		}
 		b = appendText(append(b, wireContent...), m.ContentType)
 	}
 	if m.Replayed {

@@ -79,7 +79,9 @@ func (e *encoder) publishing(m *sinks.Message) amqp.Publishing {
 		e.headers[cloudEvents+"id"] = id
 		e.headers[cloudEvents+"source"] = e.envelope.Source
 		e.headers[cloudEvents+"type"] = cmp.Or(m.Type, m.Topic) // must not be empty
-		e.headers[cloudEvents+"time"] = m.CreatedAt.UTC().Format(time.RFC3339Nano)
+		if m.Dated() {
+			e.headers[cloudEvents+"time"] = m.CreatedAt.UTC().Format(time.RFC3339Nano)
+		}
 		if m.Key != nil {
 			e.headers[cloudEvents+"subject"] = string(m.Key)
 		}
@@ -94,9 +96,11 @@ func (e *encoder) publishing(m *sinks.Message) amqp.Publishing {
 		ContentType:  m.ContentType,
 		DeliveryMode: amqp.Transient,
 		MessageId:    id,
-		Timestamp:    m.CreatedAt,
 		Type:         m.Type,
 		Body:         m.Payload,
+	}
+	if m.Dated() && m.CreatedAt.Unix() >= 0 { // AMQP knows no time before 1970
+		publishing.Timestamp = m.CreatedAt
 	}
 	if e.persistent {
 		publishing.DeliveryMode = amqp.Persistent

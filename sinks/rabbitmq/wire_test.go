@@ -80,6 +80,21 @@ func TestWire(t *testing.T) {
 	}
 }
 
+// Infinity has no time, and AMQP none before 1970.
+func TestTimesThatCannotBeSent(t *testing.T) {
+	for at, style := range map[time.Time]sinks.Style{
+		{}: sinks.StyleCloudEvents, time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC): sinks.StyleCloudEvents, time.Date(1969, 1, 1, 0, 0, 0, 0, time.UTC): sinks.StylePlain,
+	} {
+		m := written()
+		m.CreatedAt = at
+		e := encoder{envelope: sinks.Envelope{Style: style, Source: "/shop"}}
+		p := e.publishing(&m)
+		if sent, ok := p.Headers["cloudEvents_time"]; ok || !p.Timestamp.IsZero() {
+			t.Errorf("%s is sent as %v, %v", at, p.Timestamp, sent)
+		}
+	}
+}
+
 func TestCheck(t *testing.T) {
 	long := strings.Repeat("x", 256)
 	for name, change := range map[string]func(*sinks.Message){
