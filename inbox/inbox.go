@@ -180,6 +180,8 @@ func (i *Inbox) check() error {
 	switch {
 	case i.Consumer == "":
 		return errors.New("inbox: Inbox.Consumer is empty: name the consumer")
+	case len(i.Consumer) > maxIndexed:
+		return fmt.Errorf("inbox: Inbox.Consumer: %d bytes are too long; at most %d", len(i.Consumer), maxIndexed)
 	case strings.IndexByte(i.Consumer, 0) >= 0 || !utf8.ValidString(i.Consumer):
 		return fmt.Errorf("inbox: Inbox.Consumer: %s is not text that PostgreSQL can hold", quote(i.Consumer))
 	case i.Order > OrderRefuse:

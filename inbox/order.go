@@ -2,6 +2,7 @@ package inbox
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 
@@ -11,7 +12,20 @@ import (
 // stream is what messages have an order within.
 type stream struct{ topic, key string }
 
-func streamOf(m Message) stream { return stream{storable(m.Topic), string(m.Key)} }
+func streamOf(m Message) stream { return stream{indexable(storable(m.Topic)), string(m.Key)} }
+
+// maxIndexed is how long a text may be in an index, in bytes. PostgreSQL takes some
+// 2,700 of all columns together.
+const maxIndexed = 1000
+
+// indexable is a text as an index can hold it: its hash where it is too long. No
+// broker's topics are, but a Message may be of another make.
+func indexable(s string) string {
+	if len(s) <= maxIndexed {
+		return s
+	}
+	return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(s)))
+}
 
 // order is what the order check needs to know of some messages: the distinct
 // streams, sorted, with the highest sequence of each. Empty when nothing is to

@@ -3,6 +3,7 @@ package inbox_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"testing"
 
@@ -106,4 +107,34 @@ func TestOrderCheckTakesAKeyOneAtATime(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Whatever a topic is, an index can hold it.
+func TestOrderCheckTakesAnyTopic(t *testing.T) {
+	db := newDatabase(t)
+	long := incompressible(9000)
+	box := &inbox.Inbox{Consumer: incompressible(900), Order: inbox.OrderRefuse}
+	for _, step := range []struct {
+		topic    string
+		sequence int64
+		want     inbox.Result
+	}{{long, 5, inbox.Processed}, {long, 4, inbox.Stale}, {long + "x", 4, inbox.Processed}} {
+		m := sequenced("k", step.sequence)
+		m.Topic = step.topic
+		result, err := box.Process(t.Context(), db.Pool, m, apply)
+		expectResult(t, "of a long topic", result, step.want, err)
+	}
+	box.Consumer = incompressible(1100)
+	if _, err := box.Process(t.Context(), db.Pool, newMessage(), apply); err == nil {
+		t.Error("a consumer of 1,100 bytes was accepted")
+	}
+}
+
+// incompressible is a text of so many bytes.
+func incompressible(n int) string {
+	var b bytes.Buffer
+	for i := 0; b.Len() < n; i++ {
+		fmt.Fprintf(&b, "%x", sha256.Sum256([]byte{byte(i), byte(i >> 8)}))
+	}
+	return string(b.Bytes()[:n])
 }

@@ -3,6 +3,7 @@ package parked
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,9 @@ import (
 
 // maxError bounds the size of an error that is kept, in bytes.
 const maxError = 4000
+
+// maxPlace bounds the name of a source in an identity, which an index holds.
+const maxPlace = 1000
 
 // Lot is where the messages of one consumer are parked. It may be used
 // concurrently. db is the inbox's database: a *pgxpool.Pool or *pgx.Conn; with
@@ -67,7 +71,7 @@ func (l Lot) Park(ctx context.Context, db inbox.Beginner, message inbox.Message,
 		if message.Source.HasOffset {
 			partition, offset = message.Source.Partition, message.Source.Offset
 			if identity == nil {
-				identity = fmt.Sprintf("%s-%d@%d", source, partition, offset)
+				identity = place(message.Source)
 			}
 		}
 	}
@@ -80,6 +84,15 @@ func (l Lot) Park(ctx context.Context, db inbox.Beginner, message inbox.Message,
 			message.Replayed, source, partition, offset, attempts, shorten(reason.Error()))
 		return err
 	})
+}
+
+// place is where a message was read, as an index can hold it.
+func place(source inbox.Source) string {
+	name := storable(source.Name)
+	if len(name) > maxPlace {
+		name = fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(name)))
+	}
+	return fmt.Sprintf("%s-%d@%d", name, source.Partition, source.Offset)
 }
 
 // identify is Inbox.Identify. An Inbox.IDOf that panics may be why the message

@@ -2,7 +2,9 @@ package parked_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -96,6 +98,15 @@ func TestMessageIsParkedOnce(t *testing.T) {
 	got := p.list(t)
 	if len(got) != 2 || got[0].Attempts != 10 || got[0].Error != "second" || !got[1].ID.IsZero() {
 		t.Errorf("listed %+v", got)
+	}
+	// A source's name is as long as its reader likes.
+	nameless.Source.Name = ""
+	for i := range 100 {
+		nameless.Source.Name += fmt.Sprintf("%x", sha256.Sum256([]byte{byte(i)}))
+	}
+	p.park(t, nameless, "no id, from far away")
+	if got := p.list(t); len(got) != 3 || got[2].Source.Name != nameless.Source.Name {
+		t.Errorf("%d are listed", len(got))
 	}
 	other := parked.Lot{Inbox: &inbox.Inbox{Consumer: "billing"}}
 	if got, err := other.List(t.Context(), p.Pool, parked.Filter{}); err != nil || len(got) != 0 {
