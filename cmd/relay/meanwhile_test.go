@@ -45,3 +45,15 @@ func TestParkedRetryBesideARelay(t *testing.T) {
 		}
 	}
 }
+
+// It may also come before the command has looked at all.
+func TestParkedRetryAfterARelay(t *testing.T) {
+	db, file := failures(t)
+	db.Exec(t, `DELETE FROM outbox_parked WHERE id = 1`, `UPDATE outbox SET published_at = now() WHERE id = 1`)
+	execute(t, "parked", "retry", "--message-id", uid(1), "--yes", "--config", file).expect(t, 0, words{uid(1) + "  was published meanwhile"}, nil)
+	execute(t, "parked", "retry", "--topic", "orders", "--key", "a", "--yes", "--config", file).expect(t, 0, words{uid(1) + "  was published meanwhile"}, nil)
+	execute(t, "parked", "skip", "--message-id", uid(1), "--message-id", uid(4), "--yes", "--config", file).expect(t, 0,
+		words{uid(1) + "  was published meanwhile", uid(4) + "  moved to the dead letters"}, nil)
+	db.Exec(t, `UPDATE outbox SET published_at = now() - interval '1 hour' WHERE id = 1`)
+	execute(t, "parked", "retry", "--message-id", uid(1), "--yes", "--config", file).expect(t, 1, nil, words{uid(1) + ": not parked"})
+}

@@ -270,6 +270,13 @@ func writeParked(command *cobra.Command, o *options, selects *selector, confirm 
 	}
 	defer done()
 	entries, err := op.FindParked(ctx, selection)
+	if _, missing := errors.AsType[*operator.NotFoundError](err); missing {
+		// A relay that retried them by itself came first: that is no error.
+		published, lookErr := op.JustPublished(ctx, selection, entries)
+		if err = errors.Join(err, lookErr); published {
+			err = nil
+		}
+	}
 	if err != nil {
 		return failed(err)
 	}

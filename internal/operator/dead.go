@@ -84,6 +84,7 @@ func (o *Operator) ListDead(ctx context.Context, list ListOptions, each func(Dea
 // FindDead returns the dead letters that are selected, in ascending id. It
 // returns a NotFoundError when something that was named is not there.
 func (o *Operator) FindDead(ctx context.Context, s Selection) (letters []Letter, err error) {
+	o.gone = nil
 	err = o.read(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
 		switch {
 		case s.All:

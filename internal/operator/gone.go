@@ -35,6 +35,53 @@ type Gone struct {
 // did not, because they were dealt with meanwhile.
 func (o *Operator) Gone() []Gone { return o.gone }
 
+// JustPublished explains a NotFoundError of FindParked, which found the entries:
+// whether a relay published all that is missing within the last minute, and so came
+// before the command. Then Gone names it.
+func (o *Operator) JustPublished(ctx context.Context, s Selection, entries []Entry) (bool, error) {
+	want := map[outbox.UUID]bool{}
+	for _, id := range s.MessageIDs {
+		want[id] = true
+	}
+	for _, e := range entries {
+		delete(want, e.MessageID)
+	}
+	var ids []outbox.UUID
+	for id := range want {
+		ids = append(ids, id)
+	}
+	var topic *string
+	if s.Key != nil {
+		topic = &s.Topic
+	}
+	var rows []Gone
+	err := o.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		_, err := o.bounded(ctx, tx, func() (err error) {
+			rows, err = query(ctx, tx, func(row pgx.CollectableRow) (g Gone, err error) {
+				g.What = "was published meanwhile"
+				return g, row.Scan(&g.Topic, &g.Key, (*[16]byte)(&g.MessageID), &g.ID)
+			}, o.statements.expand(justPublishedSQL), uuids(ids), topic, s.Key)
+			return err
+		})
+		return err
+	})
+	switch {
+	case err != nil || len(rows) == 0:
+		return false, err
+	case s.Key != nil: // the last one: the key flows
+		o.gone = append(o.gone, rows[0])
+		return true, nil
+	}
+	for _, g := range rows {
+		delete(want, g.MessageID)
+	}
+	if len(want) > 0 {
+		return false, nil
+	}
+	o.gone = append(o.gone, rows...)
+	return true, nil
+}
+
 // fate is where a message is now.
 type fate struct {
 	state *string // of its entry

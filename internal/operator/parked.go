@@ -111,8 +111,9 @@ func (o *Operator) countWaiting(ctx context.Context, tx pgx.Tx, entries []Entry)
 
 // FindParked returns the entries that are selected. All means those in state
 // Parked; one that is named may also be Retrying. It returns a NotFoundError
-// when something that was named is not there.
+// when something that was named is not there; JustPublished may know why.
 func (o *Operator) FindParked(ctx context.Context, s Selection) (entries []Entry, err error) {
+	o.gone = nil
 	err = o.read(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
 		switch {
 		case s.All:

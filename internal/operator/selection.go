@@ -71,7 +71,6 @@ func uuids(ids []outbox.UUID) []string {
 func inBatches[T, R any](ctx context.Context, o *Operator, s Selection, items []T, again func(context.Context, []T) ([]T, error),
 	act func(ctx context.Context, tx pgx.Tx, part []T) ([]R, error),
 ) ([]R, error) {
-	o.gone = nil
 	size := o.batchSize
 	if s.named() {
 		size = max(len(items), 1)

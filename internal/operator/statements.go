@@ -218,6 +218,14 @@ SELECT u.id,
         FROM {outbox} o WHERE o.id = u.id AND o.message_id = u.message_id::uuid)
 FROM unnest($1::bigint[], $2::text[]) AS u(id, message_id)`
 
+	// justPublishedSQL are the rows that were published within the last minute, of
+	// the message ids $1, or of the topic $2 and key $3. It reads the whole table.
+	justPublishedSQL = `
+SELECT o.topic, o.key, o.message_id, o.id FROM {outbox} o
+WHERE o.published_at > now() - interval '1 minute'
+  AND (o.message_id = ANY ($1::text[]::uuid[]) OR o.topic = $2::text AND o.key = $3::text)
+ORDER BY o.id DESC LIMIT 1000`
+
 	discardSQL = `
 DELETE FROM {dead} d WHERE {these}
 RETURNING {letter}, d.type, d.reason, d.error, d.attempts`
