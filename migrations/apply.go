@@ -47,7 +47,11 @@ func (t Target) Apply(ctx context.Context, conn *pgx.Conn, report func(Migration
 
 // apply runs one migration unless somebody else did meanwhile.
 func (t Target) apply(ctx context.Context, conn *pgx.Conn, m Migration) (done bool, err error) {
-	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+		// An index of a large table takes longer than a role's statements may.
+		if _, err := tx.Exec(ctx, limitsSQL, pgx.QueryExecModeSimpleProtocol); err != nil {
+			return err
+		}
 		if _, err := tx.Exec(ctx, t.lockSQL(), pgx.QueryExecModeSimpleProtocol); err != nil {
 			return err
 		}
@@ -65,6 +69,12 @@ func (t Target) apply(ctx context.Context, conn *pgx.Conn, m Migration) (done bo
 	})
 	return done, err
 }
+
+// limitsSQL lifts the role's own bounds for the transaction.
+const limitsSQL = `SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true),
+       set_config('idle_in_transaction_session_timeout', '60000', true),
+       CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL
+            THEN set_config('transaction_timeout', '0', true) END`
 
 // applied lists the recorded versions; none when the table is not there.
 func (t Target) applied(ctx context.Context, conn *pgx.Conn) ([]int, error) {
@@ -126,7 +136,10 @@ func explain(err error, t Target) error {
 		return fmt.Errorf("%w: it exists but %s does not record who made it; rename it, or set %[3]s.schema or %[3]s.table to another name", err, t.identifier("_migrations"), t.set())
 	case "42501": // insufficient_privilege
 		return fmt.Errorf("%w: run the migration as the owner of schema %s, or GRANT CREATE ON SCHEMA %[2]s to this user", err, pgx.Identifier{t.Schema}.Sanitize())
-	case "25006": // read_only_sql_transaction
+	case "0A000", "25006": // feature_not_supported, read_only_sql_transaction
+		if pgErr.Code == "0A000" && !strings.Contains(pgErr.Message, "recovery") {
+			return err
+		}
 		return fmt.Errorf("%w: this server is a standby or read-only; connect to the primary (target_session_attrs=read-write)", err)
 	}
 	return err
