@@ -279,7 +279,7 @@ func (d *database) grants(ctx context.Context) bool {
 	if len(d.findings) == before {
 		d.add(OK, subject, "sufficient", "")
 	}
-	return selects && (updates || d.config.Outbox.OnPublished == string(source.Delete)) && (deletion || !deletes(d.config))
+	return selects && (updates || d.config.Outbox.OnPublished == source.Delete) && (deletion || !deletes(d.config))
 }
 
 // rowSecurity looks for rows that this role does not see.

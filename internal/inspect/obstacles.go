@@ -105,7 +105,7 @@ func (d *database) demanding(ctx context.Context, table string, known []string) 
 
 // sequence looks at where ids come from: a row's place in its key's order.
 func (d *database) sequence(ctx context.Context) {
-	if d.config.Outbox.Ordering == string(source.OrderNone) {
+	if d.config.Outbox.Ordering == source.OrderNone {
 		return
 	}
 	subject := "ids of " + d.name
@@ -150,7 +150,7 @@ func (d *database) obstacles(ctx context.Context) {
 
 func (d *database) findObstacles(ctx context.Context) error {
 	subject := "table " + d.name
-	marks := d.config.Outbox.OnPublished == string(source.Mark)
+	marks := d.config.Outbox.OnPublished == source.Mark
 	type operation struct {
 		does             bool
 		deletes          bool
@@ -212,7 +212,7 @@ func (d *database) findObstacles(ctx context.Context) error {
 
 // undeleted is what becomes of a row that cannot be deleted.
 func (d *database) undeleted() string {
-	if d.config.Outbox.OnPublished == string(source.Delete) {
+	if d.config.Outbox.OnPublished == source.Delete {
 		return "its message would be published again"
 	}
 	return "neither becomes a dead letter nor is removed after its retention"

@@ -49,7 +49,7 @@ var errTried = errors.New("tried")
 // a row nothing is found.
 func (d *database) try(ctx context.Context) {
 	verb, trySQL, triedSQL := "marked", tryMarkSQL, triedMarkSQL
-	if d.config.Outbox.OnPublished == string(source.Delete) {
+	if d.config.Outbox.OnPublished == source.Delete {
 		verb, trySQL, triedSQL = "deleted", tryDeleteSQL, triedDeleteSQL
 	}
 	subject := "table " + d.name
