@@ -43,16 +43,6 @@ func (r *Route) Matches(topic, typ string) bool {
 // Topic returns the only topic that the route matches, when it has no wildcards.
 func (r *Route) Topic() (topic string, ok bool) { return r.topic.Literal() }
 
-// TopicPattern returns an anchored regular expression of the topics that the
-// route matches. It means the same in Go and in PostgreSQL (topic ~ $1).
-func (r *Route) TopicPattern() string { return r.topic.Regexp() }
-
-// TypePattern is TopicPattern for types.
-func (r *Route) TypePattern() string { return r.typ.Regexp() }
-
-// AnyType reports whether the route matches every type.
-func (r *Route) AnyType() bool { return r.typ.MatchesAll() }
-
 // DependsOnTopic reports whether rows of different topics may have different
 // destinations.
 func (r *Route) DependsOnTopic() bool { return r.destination.UsesTopic() }

@@ -145,11 +145,10 @@ func parseMember(rest string) (member rune, after string, err error) {
 	return member, rest[size:], nil
 }
 
-// regexp returns the glob in what Go's RE2 and PostgreSQL's ARE read alike. (?s)
-// is the default in PostgreSQL and makes Go's dot match a newline too.
+// regexp returns the glob as a regular expression of Go's.
 func (g *Glob) regexp() string {
 	var out strings.Builder
-	out.WriteString("(?s)^")
+	out.WriteString("(?s)^") // a dot matches a newline too
 	for _, part := range g.parts {
 		switch part.wildcard {
 		case anyText:
@@ -206,10 +205,6 @@ func (g *Glob) MatchesAll() bool { return g.matchesAll }
 
 // Literal returns the only text that matches, when the glob has no wildcard.
 func (g *Glob) Literal() (text string, ok bool) { return g.literal, g.isLiteral }
-
-// Regexp returns an anchored regular expression that matches the same texts in
-// Go and, as an advanced regular expression (text ~ $1), in PostgreSQL.
-func (g *Glob) Regexp() string { return g.regex }
 
 // String returns the glob as it was written.
 func (g *Glob) String() string { return g.source }
