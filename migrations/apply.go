@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -34,7 +35,7 @@ func (t Target) Apply(ctx context.Context, conn *pgx.Conn, report func(Migration
 		return err
 	}
 	for _, m := range pending {
-		done, err := t.apply(ctx, conn, m)
+		done, err := t.applyBetween(ctx, conn, m)
 		if err != nil {
 			return fmt.Errorf("migration %d (%s): %w", m.Version, m.Name, explain(err, t))
 		}
@@ -45,8 +46,9 @@ func (t Target) Apply(ctx context.Context, conn *pgx.Conn, report func(Migration
 	return nil
 }
 
-// apply runs one migration unless somebody else did meanwhile.
-func (t Target) apply(ctx context.Context, conn *pgx.Conn, m Migration) (done bool, err error) {
+// apply runs one migration unless somebody else did meanwhile. It waits so long
+// for each lock on a table.
+func (t Target) apply(ctx context.Context, conn *pgx.Conn, m Migration, lockWait time.Duration) (done bool, err error) {
 	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
 		// An index of a large table takes longer than a role's statements may.
 		if _, err := tx.Exec(ctx, limitsSQL, pgx.QueryExecModeSimpleProtocol); err != nil {
@@ -60,7 +62,7 @@ func (t Target) apply(ctx context.Context, conn *pgx.Conn, m Migration) (done bo
 			return err
 		}
 		// The simple protocol takes many statements at once.
-		script := strings.Join([]string{t.prepareSQL(), m.SQL, t.recordSQL(m)}, ";\n")
+		script := strings.Join([]string{boundsSQL(lockWait), t.prepareSQL(), m.SQL, t.recordSQL(m)}, ";\n")
 		if _, err := conn.PgConn().Exec(ctx, script).ReadAll(); err != nil {
 			return err
 		}

@@ -114,8 +114,8 @@ func (t Target) Print(w io.Writer) error {
 		return err
 	}
 	for _, m := range migrations {
-		_, err := fmt.Fprintf(w, "-- Outbox Relay: migration %d (%s) of %s\nBEGIN;\n%s;\n%s;\n\n%s\n%s;\nCOMMIT;\n\n",
-			m.Version, m.Name, printable(t.identifier("")), t.lockSQL(), t.prepareSQL(), m.SQL, t.recordSQL(m))
+		_, err := fmt.Fprintf(w, "-- Outbox Relay: migration %d (%s) of %s\nBEGIN;\n%s;\n%s;\n%s;\n\n%s\n%s;\nCOMMIT;\n\n",
+			m.Version, m.Name, printable(t.identifier("")), t.lockSQL(), boundsSQL(longestLockWait), t.prepareSQL(), m.SQL, t.recordSQL(m))
 		if err != nil {
 			return err
 		}
