@@ -63,6 +63,9 @@ func (t Target) identifier(suffix string) string {
 // Outbox is the table's name with its schema.
 func (n names) Outbox() string { return n.target.identifier("") }
 
+// Literal is a name as a string constant, to be cast to regclass, say.
+func (n names) Literal(name string) string { return literal(name) }
+
 // Publish is the SQL function's name with its schema.
 func (n names) Publish() string { return n.target.identifier("_publish") }
 
