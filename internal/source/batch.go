@@ -43,8 +43,10 @@ type rowBatch struct {
 
 	claimer *Claimer
 	conn    *pgxpool.Conn
-	buffer  []byte
-	headers []sinks.Header
+	// statements are for the columns that the table had when it was read.
+	statements statements
+	buffer     []byte
+	headers    []sinks.Header
 	// leftOut are the keys whose rows are left out from some row on, and lockedRows the
 	// rows that somebody else has locked.
 	leftOut    map[Key]struct{}

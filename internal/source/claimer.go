@@ -100,6 +100,9 @@ type Claimer struct {
 	looks               lookStatements
 	// often are the statements that are worth preparing.
 	often []string
+	// columnsKnown: the statements are for the columns that the table has.
+	columnsKnown bool
+	flushed      string
 
 	floors  floors
 	share   share
@@ -138,8 +141,6 @@ func NewClaimer(pool *pgxpool.Pool, options Options) *Claimer {
 		settle:     s.expand(markSQL, "", ""),
 		reserve:    s.expand(reserveMarkSQL, "", ""),
 		due:        s.expand(dueSQL, "", ""),
-		claims:     s.claim(&options),
-		held:       s.held(options.Ordering),
 		looks:      s.look(options.Ordering),
 		floors:     newFloors(),
 		share:      share{workers: options.Workers},
@@ -154,12 +155,21 @@ func NewClaimer(pool *pgxpool.Pool, options Options) *Claimer {
 	}
 	exclude := notHeld(options.Ordering) + s.others("o.topic", "o.type")
 	c.dueShards, c.listDueIDs = s.expand(dueShardsSQL, exclude, ""), s.expand(listDueSQL, exclude, "")
+	c.setStatements(false)
+	c.batches.New = func() any { return new(rowBatch) }
+	return c
+}
+
+// setStatements makes the statements that depend on the table's columns.
+func (c *Claimer) setStatements(hasJSON bool) {
+	c.statements.hasJSON = hasJSON
+	c.flushed = c.statements.flushed()
+	c.claims = c.statements.claim(&c.options)
+	c.held = c.statements.held(c.options.Ordering)
 	c.often = []string{
 		settingsSQL, endedSQL, c.reserve, c.claims.lock, c.claims.read, c.settle, c.due, c.dueShards, c.listDueIDs,
 		c.looks.settings, c.looks.lowest, c.looks.restricted, c.looks.highest, c.looks.walk, c.looks.writers,
 	}
-	c.batches.New = func() any { return new(rowBatch) }
-	return c
 }
 
 // Notified tells that a row was committed a moment ago, so that the next claim
@@ -210,6 +220,7 @@ func (c *Claimer) onConn(ctx context.Context, claim func(context.Context, *pgxpo
 	}
 	batch, err := claim(ctx, conn)
 	if batch == nil {
+		c.doubtColumns(err)
 		c.giveUp(ctx, conn, err)
 		return nil, err
 	}
@@ -219,7 +230,7 @@ func (c *Claimer) onConn(ctx context.Context, claim func(context.Context, *pgxpo
 // newBatch returns an empty batch on the connection.
 func (c *Claimer) newBatch(conn *pgxpool.Conn, exclude Exclusion) *rowBatch {
 	batch := c.batches.Get().(*rowBatch)
-	batch.claimer, batch.conn, batch.exclude = c, conn, exclude
+	batch.claimer, batch.conn, batch.statements, batch.exclude = c, conn, c.statements, exclude
 	return batch
 }
 
@@ -349,7 +360,9 @@ func (c *Claimer) leaveOut(batch *rowBatch) {
 }
 
 // IsTransient reports whether err is part of normal work: claim again at once.
-func IsTransient(err error) bool { return errors.Is(err, errRowLocked) || errors.Is(err, errPassed) }
+func IsTransient(err error) bool {
+	return errors.Is(err, errRowLocked) || errors.Is(err, errPassed) || errors.Is(err, errMigrated)
+}
 
 // probe runs the statement that locks shards by itself, so that they are free
 // again when it ends, and reports whether it found any. It is one round trip,
@@ -509,7 +522,7 @@ func (c *Claimer) take(ctx context.Context, batch *rowBatch, lock string, parame
 	c.begin(prepared, request)
 	prepared.add(request, lock, parameters, nil)
 	prepared.add(request, read, c.readParameters(offer, walk), []int16{pgBinary})
-	request.ExecParams(flushedSQL, nil, nil, nil, []int16{pgBinary})
+	request.ExecParams(c.flushed, nil, nil, nil, []int16{pgBinary})
 	now := time.Now()
 	asks := offer == nil && c.delayed.asks(now)
 	if asks {
@@ -567,7 +580,7 @@ func (c *Claimer) perShard(shards int) int {
 func (c *Claimer) fill(ctx context.Context, batch *rowBatch, sql string, parameters [][]byte) error {
 	request := &pgconn.Batch{}
 	preparedOn(batch.conn.Conn().PgConn()).add(request, sql, parameters, []int16{pgBinary})
-	request.ExecParams(flushedSQL, nil, nil, nil, []int16{pgBinary})
+	request.ExecParams(c.flushed, nil, nil, nil, []int16{pgBinary})
 	results := batch.conn.Conn().PgConn().ExecBatch(ctx, request)
 	err := c.decoder.decode(results, batch)
 	if closeErr := results.Close(); err == nil {

@@ -48,7 +48,7 @@ func newDecoder() decoder { return decoder{names: make(map[string]string)} }
 
 var errShape = errors.New("the server sent a row of another shape than the statement has")
 
-// decode reads the rows and the flushed log position into the batch.
+// decode reads the rows and the answer to statements.flushed into the batch.
 func (d *decoder) decode(results *pgconn.MultiResultReader, batch *rowBatch) error {
 	if !results.NextResult() {
 		return results.Close()
@@ -68,8 +68,11 @@ func (d *decoder) decode(results *pgconn.MultiResultReader, batch *rowBatch) err
 	rows = results.ResultReader()
 	for rows.NextRow() {
 		values := rows.Values()
-		if len(values) != 1 || len(values[0]) != 8 {
+		if len(values) != 2 || len(values[0]) != 8 || len(values[1]) != 1 {
 			return errShape
+		}
+		if values[1][0] != 0 {
+			return errMigrated
 		}
 		batch.flushed = binary.BigEndian.Uint64(values[0])
 	}

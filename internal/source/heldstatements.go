@@ -182,7 +182,7 @@ WITH gone AS (
     DELETE FROM {outbox} o
     USING unnest($1::bigint[], $2::int[], $3::text[], $4::text[]) AS u(id, attempts, reason, error)
     WHERE o.id = u.id
-    RETURNING o.id, o.message_id, o.topic, o.key, o.type, o.payload, o.content_type, o.headers, o.available_at, o.created_at,
+    RETURNING o.id, o.message_id, o.topic, o.key, o.type, {payload} AS payload, o.content_type, o.headers, o.available_at, o.created_at,
               u.attempts, u.reason, u.error
 )
 INSERT INTO {dead} (id, message_id, topic, key, type, payload, content_type, headers, available_at, created_at,

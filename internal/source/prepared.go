@@ -38,6 +38,8 @@ const preparedKey = "outbox-relay/prepared"
 
 // preparedStatements are what a connection has prepared.
 type preparedStatements struct {
+	// direct: no pooler stands in between.
+	direct bool
 	// names of the statements, by their text.
 	names map[string]string
 	// planned is when the first of their plans may have been made.
@@ -51,7 +53,10 @@ type preparedStatements struct {
 // is not for a connection with a transaction.
 func prepare(ctx context.Context, conn *pgconn.PgConn, statements []string) error {
 	if prepared := preparedOn(conn); prepared != nil {
-		return prepared.renew(ctx, conn, time.Now())
+		if err := prepared.renew(ctx, conn, time.Now()); err != nil {
+			return err
+		}
+		return prepared.prepare(ctx, conn, statements)
 	}
 	prepared := &preparedStatements{names: map[string]string{}, planned: time.Now()}
 	result := conn.ExecParams(ctx, backendSQL, nil, nil, nil, nil).Read()
@@ -59,25 +64,36 @@ func prepare(ctx context.Context, conn *pgconn.PgConn, statements []string) erro
 		return fmt.Errorf("ask for the server process: %w", result.Err)
 	}
 	// A pooler makes up the process that it tells a client at the start.
-	if direct := string(result.Rows[0][0]) == strconv.FormatUint(uint64(conn.PID()), 10); direct {
+	if prepared.direct = string(result.Rows[0][0]) == strconv.FormatUint(uint64(conn.PID()), 10); prepared.direct {
 		if result := conn.ExecParams(ctx, keepPlansSQL, nil, nil, nil, nil).Read(); result.Err != nil {
 			return fmt.Errorf("keep plans: %w", result.Err)
 		}
-		for _, sql := range statements {
-			if sql == "" || prepared.names[sql] != "" {
-				continue
-			}
-			hash := fnv.New64a()
-			hash.Write([]byte(sql))
-			name := fmt.Sprintf("outbox_relay_%016x", hash.Sum64())
-			if _, err := conn.Prepare(ctx, name, sql, nil); err != nil {
-				_ = conn.Close(ctx)
-				return fmt.Errorf("prepare a statement: %w", err)
-			}
-			prepared.names[sql] = name
+		if err := prepared.prepare(ctx, conn, statements); err != nil {
+			return err
 		}
 	}
 	conn.CustomData()[preparedKey] = prepared
+	return nil
+}
+
+// prepare prepares those of the statements that are not yet.
+func (p *preparedStatements) prepare(ctx context.Context, conn *pgconn.PgConn, statements []string) error {
+	if !p.direct {
+		return nil
+	}
+	for _, sql := range statements {
+		if sql == "" || p.names[sql] != "" {
+			continue
+		}
+		hash := fnv.New64a()
+		hash.Write([]byte(sql))
+		name := fmt.Sprintf("outbox_relay_%016x", hash.Sum64())
+		if _, err := conn.Prepare(ctx, name, sql, nil); err != nil {
+			_ = conn.Close(ctx)
+			return fmt.Errorf("prepare a statement: %w", err)
+		}
+		p.names[sql] = name
+	}
 	return nil
 }
 

@@ -123,7 +123,7 @@ func (b *rowBatch) settle(ctx context.Context, changes *changes) error {
 		}
 		marked = affected(results[:marks])
 		end := &pgconn.Batch{}
-		if unrecorded = changes.record(ctx, pg, &b.claimer.statements); unrecorded != nil {
+		if unrecorded = changes.record(ctx, pg, &b.statements); unrecorded != nil {
 			end.ExecParams(toSavepointSQL, nil, nil, nil, nil)
 		}
 		if _, err := commitWith(ctx, pg, end); err != nil {

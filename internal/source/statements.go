@@ -108,7 +108,7 @@ WHERE $1::int IS NOT NULL AND $2::bigint[] IS NOT NULL`
 	reserveMarkSQL   = `UPDATE {outbox} o SET published_at = NULL WHERE false`
 	reserveDeleteSQL = `DELETE FROM {outbox} o WHERE false`
 
-	columnsSQL = `o.id, o.message_id, o.topic, o.key, o.type, o.payload, o.content_type, o.headers, o.created_at`
+	columnsSQL = `o.id, o.message_id, o.topic, o.key, o.type, {payload} AS payload, o.content_type, o.headers, o.created_at`
 
 	// logEndSQL is the end of the log after the statement's snapshot was taken, before any row is
 	// locked (locking writes to the log), see barrier.go. It has no row, and so the claim reads
@@ -234,7 +234,6 @@ ORDER BY c.id`
 	probeSQL = `SELECT FROM {outbox} o LIMIT 0`
 
 	logEndFunctionSQL = `pg_current_wal_insert_lsn()`
-	flushedSQL        = `SELECT pg_current_wal_flush_lsn()`
 
 	// flushSQL flushes the log up to and beyond every record that was in it
 	// before: a commit that wrote something waits for that. It needs no table
@@ -258,6 +257,8 @@ FOR UPDATE OF o SKIP LOCKED`
 // statements are the constants above with the names of one table in them.
 type statements struct {
 	outbox, parked, dead string
+	// hasJSON: the table has the column payload_json, see columns.go.
+	hasJSON bool
 	// filter selects the pipeline's rows; nil: all of them.
 	filter func(topic, typ string) string
 }
@@ -287,7 +288,7 @@ func (s statements) expand(sql, exclude, lock string) string {
 	for range 2 {
 		sql = strings.NewReplacer(
 			"{shard}", shardSQL, "{normal}", normalSQL, "{delayed}", delayedSQL,
-			"{columns}", columnsSQL, "{shards}", shardsSQL, "{exclude}", exclude, "{lock}", lock, "{log_end}", logEndFunctionSQL,
+			"{columns}", columnsSQL, "{payload}", s.payload(), "{shards}", shardsSQL, "{exclude}", exclude, "{lock}", lock, "{log_end}", logEndFunctionSQL,
 		).Replace(sql)
 	}
 	return strings.NewReplacer("{outbox}", s.outbox, "{parked}", s.parked, "{dead}", s.dead, "{regclass}", s.literal()).Replace(sql)
