@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -173,7 +174,12 @@ func (o *Operator) SkipParked(ctx context.Context, s Selection, entries []Entry)
 			return nil, err
 		}
 		drained = sortEntries(drained)
-		buried, err := query(ctx, tx, pgx.RowTo[int64], o.statements.expand(buryParkedSQL), entryIDs(drained))
+		hasJSON, err := query(ctx, tx, pgx.RowTo[bool], source.LockedHasJSONSQL(o.options.Schema, o.options.Table))
+		if err != nil {
+			return nil, err
+		}
+		bury := strings.ReplaceAll(buryParkedSQL, "{payload}", source.PayloadSQL(hasJSON[0]))
+		buried, err := query(ctx, tx, pgx.RowTo[int64], o.statements.expand(bury), entryIDs(drained))
 		if err != nil {
 			return nil, err
 		}

@@ -351,3 +351,23 @@ func TestSelectionsThatAreNotNamedGoInBatches(t *testing.T) {
 	f.same("5", `SELECT count(*) FROM outbox_dead_letters`)
 	f.same("5", `SELECT count(*) FROM outbox_audit`)
 }
+
+// TestSkipOfPayloadJSON: the dead letter has what the row would have sent, also
+// of a table that has not been migrated.
+func TestSkipOfPayloadJSON(t *testing.T) {
+	const written = `{"path":"C:\\temp", "quote":"\""}`
+	f := newFixture(t)
+	f.park(f.row(`INSERT INTO outbox (topic, key, payload_json) VALUES ('orders', 'a', $1) RETURNING id, message_id`, written), Parked)
+	all := Selection{All: true}
+	if _, err := f.SkipParked(t.Context(), all, f.findParked(all)); err != nil {
+		t.Fatal(err)
+	}
+	f.same(written, `SELECT convert_from(payload, 'UTF8') FROM outbox_dead_letters WHERE key = 'a'`)
+
+	f.exec(`ALTER TABLE outbox DROP COLUMN payload_json`)
+	m := f.parked("orders", key("b"))
+	if _, err := f.SkipParked(t.Context(), m.selection(), f.findParked(m.selection())); err != nil {
+		t.Fatal(err)
+	}
+	f.same("payload", `SELECT convert_from(payload, 'UTF8') FROM outbox_dead_letters WHERE key = 'b'`)
+}

@@ -98,7 +98,7 @@ WITH gone AS (
     DELETE FROM {outbox} o USING {parked} p
     WHERE o.id = ANY ($1::bigint[]) AND o.published_at IS NULL
       AND p.id = o.id AND p.message_id = o.message_id
-    RETURNING o.id, o.message_id, o.topic, o.key, o.type, o.payload, o.content_type, o.headers, o.available_at, o.created_at,
+    RETURNING o.id, o.message_id, o.topic, o.key, o.type, {payload} AS payload, o.content_type, o.headers, o.available_at, o.created_at,
               p.attempts, p.reason, p.error, p.first_failed_at, p.last_failed_at
 )
 INSERT INTO {dead} (id, message_id, topic, key, type, payload, content_type, headers, available_at, created_at,

@@ -16,11 +16,22 @@ const (
 
 	// hasJSONSQL: the table has the column payload_json.
 	hasJSONSQL = `EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass({regclass}) AND a.attname = 'payload_json' AND NOT a.attisdropped)`
+
+	// lockedHasJSONSQL asks that of a table that cannot change until the
+	// transaction ends.
+	lockedHasJSONSQL = `SELECT ` + hasJSONSQL + ` OR EXISTS (SELECT FROM {outbox} o WHERE false)`
 )
 
-// payload is the SQL of a message's payload, of row o.
-func (s statements) payload() string {
-	if s.hasJSON {
+// LockedHasJSONSQL is a query for whether the outbox has the column
+// payload_json, which stays true or false until the transaction ends.
+func LockedHasJSONSQL(schema, table string) string {
+	return newStatements(schema, table).expand(lockedHasJSONSQL, "", "")
+}
+
+// PayloadSQL is a message's payload in bytes, nil for a tombstone, of row o of an
+// outbox that has the column payload_json or not.
+func PayloadSQL(hasJSON bool) string {
+	if hasJSON {
 		return payloadJSONSQL
 	}
 	return `o.payload`

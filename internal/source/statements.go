@@ -288,7 +288,7 @@ func (s statements) expand(sql, exclude, lock string) string {
 	for range 2 {
 		sql = strings.NewReplacer(
 			"{shard}", shardSQL, "{normal}", normalSQL, "{delayed}", delayedSQL,
-			"{columns}", columnsSQL, "{payload}", s.payload(), "{shards}", shardsSQL, "{exclude}", exclude, "{lock}", lock, "{log_end}", logEndFunctionSQL,
+			"{columns}", columnsSQL, "{payload}", PayloadSQL(s.hasJSON), "{shards}", shardsSQL, "{exclude}", exclude, "{lock}", lock, "{log_end}", logEndFunctionSQL,
 		).Replace(sql)
 	}
 	return strings.NewReplacer("{outbox}", s.outbox, "{parked}", s.parked, "{dead}", s.dead, "{regclass}", s.literal()).Replace(sql)
