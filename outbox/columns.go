@@ -17,6 +17,8 @@ import (
 type columns struct {
 	messageIDs, topics, keys, types, contentTypes, headers, availableAt array
 	payloads                                                            [][]byte
+	// json are the messages whose payload may be written as text.
+	json []int
 }
 
 // newColumns validates the messages and returns them with their ids.
@@ -29,7 +31,7 @@ func newColumns(messages []Message, trace traceHeaders) (*columns, []UUID, error
 	total := 0
 	for i := range messages {
 		m := &messages[i]
-		payload, size, err := m.check(i)
+		payload, json, size, err := m.check(i)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -40,6 +42,9 @@ func newColumns(messages []Message, trace traceHeaders) (*columns, []UUID, error
 			ids[i] = m.ID
 		}
 		c.payloads[i] = payload
+		if json && storable(payload) {
+			c.json = append(c.json, i)
+		}
 		c.messageIDs.uuid(ids[i])
 		c.topics.text(m.Topic)
 		if m.Key == "" && !m.EmptyKey {
@@ -69,6 +74,26 @@ func (c *columns) arguments(payloads any) []any {
 		c.messageIDs.literal(), c.topics.literal(), c.keys.literal(), c.types.literal(),
 		payloads, c.contentTypes.literal(), c.headers.literal(), c.availableAt.literal(),
 	}
+}
+
+// takeJSON takes the payloads that are JSON out of the others, and returns them as
+// an array of texts.
+func (c *columns) takeJSON() string {
+	size := 2 + len(c.payloads)*len(`NULL,`)
+	for _, i := range c.json {
+		size += len(c.payloads[i])*9/8 + len(`""`)
+	}
+	a, next := make(array, 0, size), 0
+	for i := range c.payloads {
+		if next < len(c.json) && c.json[next] == i {
+			a.text(string(c.payloads[i]))
+			c.payloads[i] = nil
+			next++
+		} else {
+			a.null()
+		}
+	}
+	return a.literal()
 }
 
 // payloadLiteral is the payloads for a driver that has no arrays of bytes.

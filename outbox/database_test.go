@@ -71,7 +71,7 @@ func execute(tb testing.TB, conn *pgx.Conn, sql string, args ...any) {
 	}
 }
 
-// row is what the database holds of a message.
+// row is what the database holds of a message; Payload is what it sends.
 type row struct {
 	ID          int64
 	MessageID   [16]byte
@@ -79,6 +79,7 @@ type row struct {
 	Key         *string
 	Type        string
 	Payload     []byte
+	PayloadJSON *string
 	ContentType string
 	Headers     map[string]string
 	AvailableAt *time.Time
@@ -86,7 +87,7 @@ type row struct {
 
 func rows(tb testing.TB, conn *pgx.Conn, table string) []row {
 	tb.Helper()
-	result, err := conn.Query(tb.Context(), "SELECT id, message_id, topic, key, type, payload, content_type, headers, available_at FROM "+table+" ORDER BY id")
+	result, err := conn.Query(tb.Context(), "SELECT id, message_id, topic, key, type, coalesce(payload, convert_to(payload_json::text, 'UTF8')), payload_json::text, content_type, headers, available_at FROM "+table+" ORDER BY id")
 	if err != nil {
 		tb.Fatal(err)
 	}

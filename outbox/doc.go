@@ -26,7 +26,8 @@
 // A message of a transaction that commits is published at least once; a
 // message of a transaction, or of a savepoint, that rolls back never is. The
 // package reaches no broker and starts no goroutine: Insert is one INSERT, in
-// one round trip, for one message or for thousands.
+// one round trip, for one message or for thousands. The first JSON of a
+// connection takes one more, to find out whether the table has payload_json.
 //
 // # Order
 //

@@ -14,7 +14,7 @@ type FieldError struct {
 	Index int
 	// Field is the column that the message would have been written to (topic,
 	// key, type, payload, content_type, available_at, message_id), or json,
-	// headers, or headers["name"].
+	// json_text, headers, or headers["name"].
 	Field string
 	// Err says what is wrong. It names the value, but never a payload or the
 	// value of a header that is valid.

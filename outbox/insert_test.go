@@ -47,6 +47,9 @@ func everything() []outbox.Message {
 		{Topic: "payloads", Payload: bytes.Repeat([]byte{0, 0xff, '\'', '\\'}, 225_000), ContentType: "application/octet-stream"},
 		{Topic: "json", JSON: map[string]any{"id": 7, "text": "<é & \" \\ \x00>"}},
 		{Topic: "json", JSON: json.RawMessage(`{"raw": [1, 2]}`)},
+		{Topic: "json", JSON: json.RawMessage("\"not UTF-8: \xff\"")},
+		{Topic: "json", JSONText: ` {"path": "C:\\temp", "quote":"\"", "a,b{}": "NULL", "n": 1.0, "n": 1e2} `},
+		{Topic: "json", JSONText: `null`},
 		{Topic: "headers", Headers: map[string]string{"a": "1", "empty": "", `"`: `\`, "ünï": "{\"x\": 'y'}\x01\u2028"}},
 		{Topic: "headers", Headers: manyHeaders(100)},
 		{Topic: "given", ID: [16]byte{1, 2, 3, 15: 255}},
@@ -94,6 +97,8 @@ func checkRows(t *testing.T, got []row, want []outbox.Message, receipts []outbox
 		payload := m.Payload
 		if m.JSON != nil {
 			payload, _ = json.Marshal(m.JSON)
+		} else if m.JSONText != "" {
+			payload = []byte(m.JSONText)
 		}
 		if !bytes.Equal(g.Payload, payload) || (g.Payload == nil) != (payload == nil) {
 			t.Errorf("message %d: payload of %d bytes differs, want %d bytes", i, len(g.Payload), len(payload))
@@ -210,13 +215,14 @@ func TestInsertIsOneRoundTrip(t *testing.T) {
 			t.Fatal(err)
 		}
 		writer := outbox.Writer{Notify: true}
-		// The first call prepares the statement, where the mode does.
-		if _, err := writer.Insert(t.Context(), tx, outbox.Message{Topic: "t"}); err != nil {
+		// The first call prepares the statement, where the mode does, and asks for
+		// the column of JSON.
+		if _, err := writer.Insert(t.Context(), tx, outbox.Message{Topic: "t", JSON: 1}); err != nil {
 			t.Fatal(err)
 		}
 		var wire strings.Builder
 		conn.PgConn().Frontend().Trace(&wire, pgproto3.TracerOptions{SuppressTimestamps: true})
-		if _, err := writer.Insert(t.Context(), tx, make1000()...); err != nil {
+		if _, err := writer.Insert(t.Context(), tx, append(make1000(), outbox.Message{Topic: "t", JSON: 1})...); err != nil {
 			t.Fatal(err)
 		}
 		conn.PgConn().Frontend().Untrace()

@@ -32,8 +32,13 @@ type Message struct {
 	Payload []byte
 	// JSON, unless nil, is marshalled by encoding/json when Insert runs, and
 	// is the payload; Payload must then be nil. Bytes that are JSON already
-	// may be given as a json.RawMessage, which Insert then checks.
+	// may be given as a json.RawMessage, which Insert then checks. It is sent as
+	// encoding/json wrote it, from the column payload_json; Insert writes it to
+	// payload where the table lacks that column, or an encoding is not UTF-8.
 	JSON any
+	// JSONText, unless empty, is JSON that is text already. It is checked, and
+	// sent as it is written; Payload and JSON must then be nil.
+	JSONText string
 	// ContentType describes the payload; empty means "application/json".
 	ContentType string
 	// Headers are sent as they are. Insert adds the trace context to them,
@@ -56,11 +61,11 @@ const MaxInsertBytes = 256 << 20
 // parameters needs besides its bytes.
 const messageOverhead = 128
 
-// check validates the message and returns its payload, and its size towards
-// MaxInsertBytes.
-func (m *Message) check(index int) (payload []byte, size int, err error) {
-	fail := func(field string, err error) ([]byte, int, error) {
-		return nil, 0, &FieldError{Index: index, Field: field, Err: err}
+// check validates the message and returns its payload, whether that is known to
+// be JSON, and its size towards MaxInsertBytes.
+func (m *Message) check(index int) (payload []byte, isJSON bool, size int, err error) {
+	fail := func(field string, err error) ([]byte, bool, int, error) {
+		return nil, false, 0, &FieldError{Index: index, Field: field, Err: err}
 	}
 	if m.Topic == "" {
 		return fail("topic", errors.New("must not be empty"))
@@ -93,8 +98,18 @@ func (m *Message) check(index int) (payload []byte, size int, err error) {
 		if payload, err = json.Marshal(m.JSON); err != nil {
 			return fail("json", err)
 		}
+		isJSON = true
 	}
-	return payload, size + headers + len(payload) + messageOverhead, nil
+	if m.JSONText != "" {
+		if payload != nil {
+			return fail("json_text", errors.New("is set, and so is json or payload: set one of them"))
+		}
+		payload, isJSON = []byte(m.JSONText), true
+		if !json.Valid(payload) || !utf8.Valid(payload) {
+			return fail("json_text", fmt.Errorf("its %d bytes are not valid JSON in UTF-8", len(payload)))
+		}
+	}
+	return payload, isJSON, size + headers + len(payload) + messageOverhead, nil
 }
 
 // checkHeaders returns the size of all, or the field that is wrong.

@@ -50,8 +50,8 @@ func InsertSQL(ctx context.Context, tx *sql.Tx, messages ...Message) ([]Receipt,
 	return new(Writer).InsertSQL(ctx, tx, messages...)
 }
 
-// Insert writes the messages in the transaction, all in one round trip, and
-// returns one receipt for each, in the messages' order, with ascending ids.
+// Insert writes the messages in the transaction, all in one round trip (one more
+// for the first JSON of a connection, see Message.JSON), and returns one receipt for each, in the messages' order, with ascending ids.
 // Without messages it does nothing. The messages are published once the
 // transaction has committed, and never if it, or the savepoint that tx may
 // be, rolls back; so receipts mean something only after the commit.
@@ -70,12 +70,26 @@ func (w *Writer) Insert(ctx context.Context, tx pgx.Tx, messages ...Message) ([]
 	if err != nil {
 		return nil, err
 	}
-	rows, err := tx.Query(ctx, w.statement(), w.arguments(columns, columns.payloads)...)
+	var more []any
+	statement := insertSQL
+	if len(columns.json) > 0 {
+		has, err := w.hasJSON(ctx, tx)
+		if err != nil {
+			return nil, err
+		}
+		if has {
+			statement, more = insertJSONSQL, []any{columns.takeJSON()}
+		}
+	}
+	statement, arguments := w.complete(statement, append(columns.arguments(columns.payloads), more...))
+	rows, err := tx.Query(ctx, statement, arguments...)
 	if err != nil {
+		w.doubtJSON(tx, err)
 		return nil, w.explain(err)
 	}
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
 	if err != nil {
+		w.doubtJSON(tx, err)
 		return nil, w.explain(err)
 	}
 	return w.receipts(ids, messageIDs)
@@ -83,7 +97,8 @@ func (w *Writer) Insert(ctx context.Context, tx pgx.Tx, messages ...Message) ([]
 
 // InsertSQL is Insert for database/sql, with any PostgreSQL driver. Payloads
 // travel as text of twice their size; pgx's own interface is the better
-// choice for large ones.
+// choice for large ones. JSON goes into the column payload: a *sql.Tx does not
+// say which database it is of, and whether that has payload_json.
 func (w *Writer) InsertSQL(ctx context.Context, tx *sql.Tx, messages ...Message) ([]Receipt, error) {
 	if len(messages) == 0 {
 		return nil, nil
@@ -92,7 +107,8 @@ func (w *Writer) InsertSQL(ctx context.Context, tx *sql.Tx, messages ...Message)
 	if err != nil {
 		return nil, err
 	}
-	rows, err := tx.QueryContext(ctx, w.statement(), w.arguments(columns, columns.payloadLiteral())...)
+	statement, arguments := w.complete(insertSQL, columns.arguments(columns.payloadLiteral()))
+	rows, err := tx.QueryContext(ctx, statement, arguments...)
 	if err != nil {
 		return nil, w.explain(err)
 	}
@@ -111,19 +127,14 @@ func (w *Writer) InsertSQL(ctx context.Context, tx *sql.Tx, messages ...Message)
 	return w.receipts(ids, messageIDs)
 }
 
-func (w *Writer) statement() string {
-	if w.Notify {
-		return fmt.Sprintf(insertSQL, w.identifier(), notifySQL)
-	}
-	return fmt.Sprintf(insertSQL, w.identifier(), "")
-}
-
-func (w *Writer) arguments(c *columns, payloads any) []any {
-	arguments := c.arguments(payloads)
+// complete puts the table into the statement, and the notification if any.
+func (w *Writer) complete(statement string, arguments []any) (string, []any) {
+	notify := ""
 	if w.Notify {
 		arguments = append(arguments, w.table())
+		notify = fmt.Sprintf(notifySQL, len(arguments))
 	}
-	return arguments
+	return fmt.Sprintf(statement, w.identifier(), notify), arguments
 }
 
 // receipts pairs what the database returned with what was sent.
