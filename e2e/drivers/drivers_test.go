@@ -121,7 +121,7 @@ func check(t *testing.T, conn *pgx.Conn, receipts []outbox.Receipt) {
 		var payload []byte
 		var headers map[string]string
 		var at *time.Time
-		err := conn.QueryRow(t.Context(), "SELECT topic, key, payload, headers, available_at FROM outbox WHERE id = $1 AND message_id = $2", r.ID, r.MessageID.String()).
+		err := conn.QueryRow(t.Context(), "SELECT topic, key, coalesce(payload, convert_to(payload_json::text, 'UTF8')), headers, available_at FROM outbox WHERE id = $1 AND message_id = $2", r.ID, r.MessageID.String()).
 			Scan(&topic, &key, &payload, &headers, &at)
 		if err != nil {
 			t.Fatalf("message %d: %v", i, err)
