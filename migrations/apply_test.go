@@ -295,3 +295,31 @@ func TestDefaultsOfTheRoleDoNotCount(t *testing.T) {
 	db.Exec(t, `GRANT CREATE ON SCHEMA public TO `+role)
 	apply(t, public, connect(t, roleURL))
 }
+
+// What a role has set for other clients does not bind a migration.
+func TestSettingsOfTheRole(t *testing.T) {
+	db := pgtest.New(t)
+	role, roleURL := newRole(t, db, "default_transaction_read_only = on", "default_transaction_isolation = serializable", "statement_timeout = '150ms'")
+	db.Exec(t, `GRANT CREATE ON SCHEMA public TO `+role,
+		`CREATE FUNCTION dawdle() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.3); END'`,
+		`CREATE EVENT TRIGGER dawdle ON ddl_command_end WHEN TAG IN ('COMMENT') EXECUTE FUNCTION dawdle()`)
+	apply(t, public, connect(t, roleURL))
+}
+
+// A database in another encoding has no use for characters of a comment that it
+// does not know.
+func TestMigrationsAreASCII(t *testing.T) {
+	for _, set := range []migrations.Set{migrations.Outbox, migrations.Inbox} {
+		all, err := migrations.Target{Schema: "public", Table: "outbox", Set: set}.Migrations()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range all {
+			for number, line := range strings.Split(m.SQL, "\n") {
+				if strings.ContainsFunc(line, func(r rune) bool { return r > 127 }) {
+					t.Errorf("migration %d (%s), line %d: %s", m.Version, m.Name, number+1, line)
+				}
+			}
+		}
+	}
+}

@@ -9,10 +9,10 @@ import (
 )
 
 // newRelay adds to the options what the configuration says.
-func newRelay(c *config.Config, pool *pgxpool.Pool, publishers publishers, options delivery.Options) *delivery.Relay {
+func newRelay(c *config.Config, pool *pgxpool.Pool, barrier *source.Barrier, publishers publishers, options delivery.Options) *delivery.Relay {
 	options.Source = func(p delivery.Pipeline) delivery.Source {
 		of := c.Outbox.Options()
-		of.Workers = p.Workers
+		of.Workers, of.Barrier = p.Workers, barrier
 		if !p.Everything {
 			of.Pipeline, of.Filter = p.Name, p.Filter.SQL
 		}

@@ -130,7 +130,7 @@ func connect(ctx context.Context, c *config.Config) (*pgx.Conn, error) {
 	}
 	conn, err := pgx.ConnectConfig(ctx, settings.ConnConfig)
 	if err == nil {
-		if err = source.CheckVersion(ctx, conn); err == nil {
+		if err = source.SetUp(ctx, conn); err == nil {
 			return conn, nil
 		}
 		_ = conn.Close(ctx)

@@ -40,9 +40,12 @@ A database or a broker that is away is tried until it is back.`,
 	}
 }
 
+// barrierConnections is how many connections the flush barrier has.
+const barrierConnections = 1
+
 // relay runs the whole pipeline until ctx ends.
 func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
-	pool, err := newPool(ctx, c)
+	pool, err := newPoolBeside(ctx, c, barrierConnections)
 	if err != nil {
 		return err
 	}
@@ -66,7 +69,9 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 	meter := newMeter(registry, c)
 	meterThrottles(meter, publishers)
 	manager := systemd.New(os.Getenv, c.ShutdownTimeout, logger)
-	relay := newRelay(c, pool, publishers, delivery.Options{
+	barrier := source.NewBarrier(pool, c.Outbox.Schema, c.Outbox.Table, logger)
+	defer barrier.Close()
+	relay := newRelay(c, pool, barrier, publishers, delivery.Options{
 		Logger: logger, Observer: manager.Observe(meter), Tracer: newTracer(spans, c, pool.Config().ConnConfig),
 	})
 
@@ -118,10 +123,17 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 
 // newPool makes the pool of connections; it does not dial yet.
 func newPool(ctx context.Context, c *config.Config) (*pgxpool.Pool, error) {
+	return newPoolBeside(ctx, c, 0)
+}
+
+// newPoolBeside is newPool for a pool that leaves so many connections to what
+// stands beside it, as long as two remain: one to claim with, one for upkeep.
+func newPoolBeside(ctx context.Context, c *config.Config, beside int32) (*pgxpool.Pool, error) {
 	settings, err := c.Database.PoolConfig()
 	if err != nil {
 		return nil, err
 	}
-	settings.AfterConnect = source.CheckVersion
+	settings.MaxConns = max(settings.MaxConns-beside, min(settings.MaxConns, 2))
+	settings.AfterConnect = source.SetUp
 	return pgxpool.NewWithConfig(ctx, settings)
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -16,14 +17,25 @@ const (
 	connectTimeout  = 5 * time.Second
 )
 
+// startupParameters are what each connection asks for, spelt as the server
+// reports it: a pooler that compares the two would set it again each time. They
+// win over the settings of the role and of the database, and PgBouncer keeps
+// them for each client. Names and keys leave for the broker as they come from
+// the server, so its text is UTF-8; times are read from text.
+var startupParameters = map[string]string{
+	"client_encoding": "UTF8",
+	"DateStyle":       "ISO, MDY",
+}
+
 // PoolConfig returns what pgxpool connects with: URL and Password, with what
 // they leave open from the PG* environment variables and the password file, as
 // libpq does; at most MaxConnections connections; 5 s for each attempt and
 // application_name outbox-relay unless the URL or the environment has others.
 //
 // Statements are neither prepared nor described by default
-// ([pgx.QueryExecModeExec]), and no startup parameter is set beside
-// application_name, so that a pooler in transaction mode may be in between.
+// ([pgx.QueryExecModeExec]), and beside application_name only those startup
+// parameters are set that PgBouncer knows, client_encoding and DateStyle, so that
+// a pooler in transaction mode may be in between. These two the URL cannot change.
 //
 // Errors name no part of the URL.
 func (d Database) PoolConfig() (*pgxpool.Config, error) {
@@ -82,6 +94,10 @@ func (d Database) apply(connection *pgx.ConnConfig) error {
 	}
 	if connection.RuntimeParams["application_name"] == "" {
 		connection.RuntimeParams["application_name"] = applicationName
+	}
+	for name, value := range startupParameters {
+		maps.DeleteFunc(connection.RuntimeParams, func(other, _ string) bool { return strings.EqualFold(other, name) })
+		connection.RuntimeParams[name] = value
 	}
 	if connection.ConnectTimeout == 0 {
 		connection.ConnectTimeout = connectTimeout

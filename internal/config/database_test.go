@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"strings"
@@ -25,6 +26,8 @@ func clearEnvironment(t *testing.T) {
 	t.Setenv("PGPASSFILE", "/nowhere")
 }
 
+var ourParameters = map[string]string{"application_name": "outbox-relay", "client_encoding": "UTF8", "DateStyle": "ISO, MDY"}
+
 func TestPoolConfig(t *testing.T) {
 	clearEnvironment(t)
 	pool, err := Database{URL: "postgres://u:p@h:5433/d", MaxConnections: 12}.PoolConfig()
@@ -39,8 +42,20 @@ func TestPoolConfig(t *testing.T) {
 		t.Errorf("mode %v, timeout %v", c.DefaultQueryExecMode, c.ConnectTimeout)
 	}
 	// Anything else here might be refused by PgBouncer.
-	if len(c.RuntimeParams) != 1 || c.RuntimeParams["application_name"] != "outbox-relay" {
-		t.Errorf("startup parameters: %v", c.RuntimeParams)
+	if !maps.Equal(c.RuntimeParams, ourParameters) {
+		t.Errorf("startup parameters: %v, want %v", c.RuntimeParams, ourParameters)
+	}
+}
+
+// Text leaves for the broker as the server sends it.
+func TestNothingChangesTheEncoding(t *testing.T) {
+	clearEnvironment(t)
+	pool, err := Database{URL: "postgres://h/d?client_encoding=LATIN1&CLIENT_ENCODING=WIN1252&datestyle=German"}.PoolConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := pool.ConnConfig.RuntimeParams; !maps.Equal(got, ourParameters) {
+		t.Errorf("startup parameters: %v, want %v", got, ourParameters)
 	}
 }
 
@@ -82,11 +97,11 @@ func TestDirectConfig(t *testing.T) {
 	clearEnvironment(t)
 	database := Database{URL: "postgres://u@pooler/d?pool_max_conns=3", DirectURL: "postgres://u@direct/d?pool_min_conns=1", Password: "p"}
 	direct, err := database.DirectConfig()
-	if err != nil || direct.Host != "direct" || direct.Password != "p" || len(direct.RuntimeParams) != 1 || direct.ConnectTimeout != 5*time.Second {
+	if err != nil || direct.Host != "direct" || direct.Password != "p" || !maps.Equal(direct.RuntimeParams, ourParameters) || direct.ConnectTimeout != 5*time.Second {
 		t.Errorf("%+v, %v", direct, err)
 	}
 	database.DirectURL = ""
-	if direct, err = database.DirectConfig(); err != nil || direct.Host != "pooler" || len(direct.RuntimeParams) != 1 {
+	if direct, err = database.DirectConfig(); err != nil || direct.Host != "pooler" || !maps.Equal(direct.RuntimeParams, ourParameters) {
 		t.Errorf("%+v, %v", direct, err)
 	}
 }

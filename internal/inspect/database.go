@@ -23,7 +23,7 @@ const statementLimit = 30 * time.Second
 
 // The statements of this file.
 const (
-	serverSQL = `SELECT current_setting('server_version'), current_setting('transaction_read_only') = 'on' OR pg_is_in_recovery(), current_user`
+	serverSQL = `SELECT current_setting('server_version'), pg_is_in_recovery(), current_user`
 
 	columnsSQL = `SELECT a.attname, format_type(a.atttypid, NULL)
 FROM pg_attribute a WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped`
@@ -31,14 +31,10 @@ FROM pg_attribute a WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT 
 	indexesSQL = `SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = to_regclass($1) AND i.indisvalid AND i.indisready`
 
-	// PostgreSQL 17 gave pg_logical_emit_message another argument.
 	grantsSQL = `SELECT
     has_table_privilege(to_regclass($1), 'SELECT'),
     has_table_privilege(to_regclass($1), 'UPDATE') OR has_column_privilege(to_regclass($1), 'published_at', 'UPDATE'),
-    has_table_privilege(to_regclass($1), 'DELETE'),
-    (SELECT p.oid::regprocedure::text FROM pg_proc p
-     WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = 'pg_logical_emit_message' AND p.proargtypes[2] = 'text'::regtype
-         AND NOT has_function_privilege(p.oid, 'EXECUTE'))`
+    has_table_privilege(to_regclass($1), 'DELETE')`
 
 	schemaSQL = `SELECT count(*) > 0, coalesce(bool_and(has_schema_privilege(oid, 'USAGE')), false) FROM pg_namespace WHERE nspname = $1`
 )
@@ -85,6 +81,7 @@ func Database(ctx context.Context, c *config.Config) ([]Finding, *pgx.Conn) {
 		}
 		d.failures(ctx)
 		d.rowSecurity(ctx)
+		d.barrier(ctx)
 		if c.Outbox.Notify {
 			d.notify(ctx)
 		}
@@ -129,7 +126,7 @@ func (d *database) connect(ctx context.Context) *pgx.Conn {
 		d.fail("database", err)
 		return nil
 	}
-	if err := source.CheckVersion(ctx, conn); err != nil {
+	if err := source.SetUp(ctx, conn); err != nil {
 		d.fail("database", err)
 	}
 	return conn
@@ -258,8 +255,7 @@ func (d *database) migrations(ctx context.Context) {
 func (d *database) grants(ctx context.Context) bool {
 	subject := "grants on " + d.name
 	var selects, updates, deletion bool
-	var emit *string // the function that may not be called
-	if err := d.db.QueryRow(ctx, grantsSQL, d.name).Scan(&selects, &updates, &deletion, &emit); err != nil {
+	if err := d.db.QueryRow(ctx, grantsSQL, d.name).Scan(&selects, &updates, &deletion); err != nil {
 		d.fail(subject, err)
 		return false
 	}
@@ -272,9 +268,6 @@ func (d *database) grants(ctx context.Context) bool {
 	}
 	if !deletion && deletes(d.config) {
 		d.missing(subject, "DELETE", d.name)
-	}
-	if emit != nil {
-		d.missing(subject, "EXECUTE", "FUNCTION "+*emit)
 	}
 	if len(d.findings) == before {
 		d.add(OK, subject, "sufficient", "")
@@ -312,6 +305,11 @@ func (d *database) notify(ctx context.Context) {
 		return
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	// The role's idle_session_timeout would end what waits.
+	if err := source.SetUp(ctx, conn); err != nil {
+		d.fail(subject, err)
+		return
+	}
 	channel := fmt.Sprintf("outbox_relay_check_%d", conn.PgConn().PID())
 	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
 		d.add(Warning, subject, err.Error(), remedy)

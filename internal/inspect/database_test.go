@@ -101,7 +101,8 @@ func TestSoundDatabase(t *testing.T) {
 	expect(t, findings, inspect.Warning)
 	expect(t, findings, inspect.OK, "database: PostgreSQL …, connected as …", `table "public"."outbox": has all columns`,
 		"migrations: all are applied", `grants on "public"."outbox": sufficient`,
-		`table "public"."outbox_parked": there, and its grants suffice`, `table "public"."outbox_dead_letters": there, and its grants suffice`, "notifications: arrive")
+		`table "public"."outbox_parked": there, and its grants suffice`, `table "public"."outbox_dead_letters": there, and its grants suffice`,
+		"flush barrier: compares positions of the server's log, and flushes it where it lags", "notifications: arrive")
 	for _, f := range findings {
 		if f.Remedy != "" {
 			t.Errorf("nothing is wrong, and yet: %+v", f)
@@ -166,8 +167,8 @@ func TestTableProblems(t *testing.T) {
 			warning: []string{`table "public"."outbox_parked": index outbox_parked_key_idx is missing or invalid… -> create it as …relay migrate --print`},
 		},
 		{
-			name: "pending migration", sql: `TRUNCATE outbox_migrations`,
-			errors: []string{`migrations: migration 1 (outbox) is pending -> run …relay migrate`, `migrations: migration 2 (failures) is pending -> run …relay migrate`},
+			name: "pending migration", sql: `DELETE FROM outbox_migrations WHERE version > 3`,
+			errors: []string{`migrations: migration 4 (payload_json) is pending -> run …relay migrate`, `migrations: migration 5 (payload_json_valid) is pending -> run …relay migrate`},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -281,20 +282,6 @@ func TestSchemaWithoutUsage(t *testing.T) {
 	c.Outbox.Schema = "shop"
 	findings := look(t, c)
 	expect(t, findings, inspect.Error, `grants on "shop"."outbox": missing: USAGE -> GRANT USAGE ON SCHEMA "shop" TO "`+role+`"`)
-	if errors := of(findings, inspect.Error); len(errors) == 1 {
-		db.Exec(t, errors[0].Remedy)
-		expect(t, look(t, c), inspect.Error)
-	}
-}
-
-func TestEmittingMessagesNotGranted(t *testing.T) {
-	db := pgtest.NewOutbox(t)
-	role := newRole(t, db)
-	db.Exec(t, "GRANT ALL ON outbox, outbox_migrations, outbox_parked, outbox_dead_letters TO "+role,
-		`DO $$ BEGIN EXECUTE (SELECT string_agg('REVOKE EXECUTE ON FUNCTION ' || oid::regprocedure || ' FROM PUBLIC', '; ') FROM pg_proc WHERE proname = 'pg_logical_emit_message'); END $$`)
-	c := settings(t, db.URL, role)
-	findings := look(t, c)
-	expect(t, findings, inspect.Error, `grants on "public"."outbox": missing: EXECUTE -> GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean,text,text…) TO "`+role+`"`)
 	if errors := of(findings, inspect.Error); len(errors) == 1 {
 		db.Exec(t, errors[0].Remedy)
 		expect(t, look(t, c), inspect.Error)

@@ -142,3 +142,19 @@ outbox_relay_sink_up{sink="main"} %d
 	m.SinkUp("main", true)
 	compare(1)
 }
+
+// A database in SQL_ASCII holds any bytes, and a label must not.
+func TestTopicThatIsNoUTF8(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	m := metrics.New(registry, metrics.Build{}, []string{"main"})
+	m.Published("bad\xff", "main", 2)
+	m.Backlog(time.Unix(1000, 0), []metrics.TopicBacklog{{Topic: "bad\xff", Pending: 5}})
+	want := `
+# HELP outbox_relay_published_total Messages that the broker acknowledged and that were marked.
+# TYPE outbox_relay_published_total counter
+outbox_relay_published_total{sink="main",topic="bad�"} 2
+`
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "outbox_relay_published_total"); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,6 +1,9 @@
 package metrics
 
-import "sync"
+import (
+	"strings"
+	"sync"
+)
 
 // topics bounds the values of the label topic. The first ones keep their names
 // as long as the process runs, so that no series changes its meaning.
@@ -13,6 +16,7 @@ func newTopics() topics { return topics{known: map[string]struct{}{}} }
 
 // label is the topic, or OtherTopics when there are too many.
 func (t *topics) label(topic string) string {
+	topic = strings.ToValidUTF8(topic, "\uFFFD") // Prometheus takes nothing else
 	t.mutex.RLock()
 	_, known := t.known[topic]
 	t.mutex.RUnlock()

@@ -80,6 +80,8 @@ type Options struct {
 	// condition on the expressions of a row's topic and type that selects its rows. Empty and nil: all rows.
 	Pipeline string
 	Filter   func(topic, typ string) string
+	// Barrier is shared by Claimers on one pool; nil: the Claimer has one of its own.
+	Barrier *Barrier
 }
 
 // Claimer claims batches of pending rows. Claim is for one goroutine; the
@@ -102,7 +104,6 @@ type Claimer struct {
 	often []string
 	// columnsKnown: the statements are for the columns that the table has.
 	columnsKnown bool
-	flushed      string
 
 	floors  floors
 	share   share
@@ -111,6 +112,7 @@ type Claimer struct {
 	// agenda is when the first of the held back rows is due.
 	agenda    agenda
 	unsettled unsettled
+	barrier   *Barrier
 	// excluded is what floors know of what is left out.
 	excluded struct{ caller, locked, unsettled uint64 }
 	// idle: the last claim got no shard.
@@ -126,7 +128,7 @@ type Claimer struct {
 }
 
 // NewClaimer returns a Claimer on the pool. Each batch under way holds one of
-// the pool's connections, and the flush barrier needs one more at times.
+// the pool's connections; the flush barrier has one beside it.
 func NewClaimer(pool *pgxpool.Pool, options Options) *Claimer {
 	s := newStatements(options.Schema, options.Table)
 	s.filter = options.Filter
@@ -156,14 +158,27 @@ func NewClaimer(pool *pgxpool.Pool, options Options) *Claimer {
 	exclude := notHeld(options.Ordering) + s.others("o.topic", "o.type")
 	c.dueShards, c.listDueIDs = s.expand(dueShardsSQL, exclude, ""), s.expand(listDueSQL, exclude, "")
 	c.setStatements(false)
+	if c.barrier = options.Barrier; c.barrier == nil {
+		c.barrier = NewBarrier(pool, options.Schema, options.Table, nil)
+	}
 	c.batches.New = func() any { return new(rowBatch) }
 	return c
+}
+
+// Close closes the flush barrier. Nothing may be claimed after it.
+func (c *Claimer) Close() { c.barrier.Close() }
+
+// prepare makes a connection ready for claims.
+func (c *Claimer) prepare(ctx context.Context, conn *pgconn.PgConn) error {
+	if err := c.barrier.choose(ctx, conn); err != nil {
+		return err
+	}
+	return prepare(ctx, conn, c.barrier.statements(c.often))
 }
 
 // setStatements makes the statements that depend on the table's columns.
 func (c *Claimer) setStatements(hasJSON bool) {
 	c.statements.hasJSON = hasJSON
-	c.flushed = c.statements.flushed()
 	c.claims = c.statements.claim(&c.options)
 	c.held = c.statements.held(c.options.Ordering)
 	c.often = []string{
@@ -191,7 +206,7 @@ func (c *Claimer) Claim(ctx context.Context, exclude Exclusion) (Batch, error) {
 // back but an exclusion: it tries whether what is left out can be published again.
 func (c *Claimer) ClaimNamed(ctx context.Context, ids []int64) (Batch, error) {
 	return c.onConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) (*rowBatch, error) {
-		if err := prepare(ctx, conn.Conn().PgConn(), c.often); err != nil {
+		if err := c.prepare(ctx, conn.Conn().PgConn()); err != nil {
 			return nil, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
 		}
 		batch := c.newBatch(conn, Exclusion{})
@@ -250,6 +265,7 @@ func (c *Claimer) taken(batch *rowBatch, err error) (*rowBatch, error) {
 
 // giveUp ends a claim that has no batch.
 func (c *Claimer) giveUp(ctx context.Context, conn *pgxpool.Conn, err error) {
+	c.barrier.doubt(err)
 	if pgconn.Timeout(err) {
 		// A connection that swallows everything is not alone in that: each of the
 		// pool's would take as long to find out about.
@@ -263,7 +279,7 @@ func (c *Claimer) holdTimeout() time.Duration { return c.options.PublishTimeout 
 // claim leaves conn to the batch that it returns, and to its caller otherwise.
 func (c *Claimer) claim(ctx context.Context, conn *pgxpool.Conn, exclude Exclusion) (*rowBatch, error) {
 	pg := conn.Conn().PgConn()
-	if err := prepare(ctx, pg, c.often); err != nil {
+	if err := c.prepare(ctx, pg); err != nil {
 		return nil, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
 	}
 	if err := c.lookAtLocked(ctx, pg); err != nil {
@@ -371,6 +387,7 @@ func IsTransient(err error) bool {
 func (c *Claimer) probe(ctx context.Context, conn *pgconn.PgConn, walk int64) (bool, error) {
 	batch := &pgconn.Batch{}
 	prepared := preparedOn(conn)
+	settings := addSettings(conn, batch)
 	prepared.add(batch, settingsSQL, [][]byte{milliseconds(c.holdTimeout())}, nil)
 	prepared.add(batch, c.claims.lock, c.lockParameters(0, walk), nil)
 	prepared.add(batch, c.due, nil, nil)
@@ -381,6 +398,7 @@ func (c *Claimer) probe(ctx context.Context, conn *pgconn.PgConn, walk int64) (b
 	}
 	results, err := conn.ExecBatch(ctx, batch).ReadAll()
 	if err == nil {
+		results = results[settings:]
 		err = c.agenda.read(results[2])
 	}
 	if err == nil && len(results[3].Rows) > 0 && c.floors.owed() {
@@ -521,8 +539,8 @@ func (c *Claimer) take(ctx context.Context, batch *rowBatch, lock string, parame
 	request := &pgconn.Batch{}
 	c.begin(prepared, request)
 	prepared.add(request, lock, parameters, nil)
-	prepared.add(request, read, c.readParameters(offer, walk), []int16{pgBinary})
-	request.ExecParams(c.flushed, nil, nil, nil, []int16{pgBinary})
+	prepared.add(request, c.barrier.statement(read), c.readParameters(offer, walk), []int16{pgBinary})
+	request.ExecParams(c.statements.flushed(c.barrier.flushed()), nil, nil, nil, []int16{pgBinary})
 	now := time.Now()
 	asks := offer == nil && c.delayed.asks(now)
 	if asks {
@@ -579,8 +597,8 @@ func (c *Claimer) perShard(shards int) int {
 // fill reads rows into the batch and waits until they are on disk.
 func (c *Claimer) fill(ctx context.Context, batch *rowBatch, sql string, parameters [][]byte) error {
 	request := &pgconn.Batch{}
-	preparedOn(batch.conn.Conn().PgConn()).add(request, sql, parameters, []int16{pgBinary})
-	request.ExecParams(c.flushed, nil, nil, nil, []int16{pgBinary})
+	preparedOn(batch.conn.Conn().PgConn()).add(request, c.barrier.statement(sql), parameters, []int16{pgBinary})
+	request.ExecParams(c.statements.flushed(c.barrier.flushed()), nil, nil, nil, []int16{pgBinary})
 	results := batch.conn.Conn().PgConn().ExecBatch(ctx, request)
 	err := c.decoder.decode(results, batch)
 	if closeErr := results.Close(); err == nil {
@@ -600,7 +618,7 @@ func (c *Claimer) awaitFlush(ctx context.Context, batch *rowBatch) error {
 	// The server counts this time as the relay's.
 	flushing, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
-	if err := c.flush(flushing); err != nil {
+	if err := c.barrier.Flush(flushing); err != nil {
 		return fmt.Errorf("flush the write-ahead log: %w", err)
 	}
 	return nil

@@ -41,11 +41,11 @@ func PayloadSQL(hasJSON bool) string {
 // another table than there is. A claim's transaction holds a lock on the table,
 // so that what it answers held when the rows were read: a row whose payload_json
 // was not looked at must never leave as a tombstone.
-func (s statements) flushed() string {
+func (s statements) flushed(position string) string {
 	if s.hasJSON {
-		return `SELECT pg_current_wal_flush_lsn(), false` // without the column the rows could not be read
+		return `SELECT ` + position + `, false` // without the column the rows could not be read
 	}
-	return s.expand(`SELECT pg_current_wal_flush_lsn(), `+hasJSONSQL, "", "")
+	return s.expand(`SELECT `+position+`, `+hasJSONSQL, "", "")
 }
 
 // errMigrated says that the table has got a column that was not read.

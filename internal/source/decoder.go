@@ -53,9 +53,10 @@ func (d *decoder) decode(results *pgconn.MultiResultReader, batch *rowBatch) err
 	if !results.NextResult() {
 		return results.Close()
 	}
+	raw := isRaw(batch.conn.Conn().PgConn())
 	rows := results.ResultReader()
 	for rows.NextRow() {
-		if err := d.row(rows.Values(), batch); err != nil {
+		if err := d.row(rows.Values(), batch, raw); err != nil {
 			return err
 		}
 	}
@@ -80,8 +81,9 @@ func (d *decoder) decode(results *pgconn.MultiResultReader, batch *rowBatch) err
 	return err
 }
 
-// row appends one row's message to the batch, unless it is left out.
-func (d *decoder) row(values [][]byte, batch *rowBatch) error {
+// row appends one row's message to the batch, unless its key is left out. Raw
+// text is checked.
+func (d *decoder) row(values [][]byte, batch *rowBatch, raw bool) error {
 	if len(values) < columns || len(values[columnLSN]) != 8 || len(values[columnShard]) != 8 ||
 		len(values[columnID]) != 8 || len(values[columnLocked]) != 1 {
 		return errShape
@@ -121,6 +123,9 @@ func (d *decoder) row(values [][]byte, batch *rowBatch) error {
 			batch.headers = headers
 			message.Headers, message.Replayed = takeReplayMark(headers[first:len(headers):len(headers)])
 		}
+	}
+	if raw {
+		batch.refuseText(&message)
 	}
 	batch.messages = append(batch.messages, message)
 	return nil

@@ -175,10 +175,7 @@ func (c *Claimer) ClaimHeld(ctx context.Context, exclude Exclusion) (Batch, erro
 // otherwise.
 func (c *Claimer) claimHeld(ctx context.Context, conn *pgxpool.Conn, exclude Exclusion) (*rowBatch, error) {
 	pg := conn.Conn().PgConn()
-	if err := c.learnColumns(ctx, pg); err != nil {
-		return nil, err
-	}
-	if err := prepare(ctx, pg, c.often); err != nil {
+	if err := c.prepare(ctx, pg); err != nil {
 		return nil, err
 	}
 	ids, err := c.lockHeld(ctx, pg)

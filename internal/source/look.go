@@ -46,6 +46,7 @@ func (c *Claimer) answer(ctx context.Context, conn *pgconn.PgConn, exclude *Excl
 		q.shards = span{first, last}
 	}
 	prepared, request := preparedOn(conn), &pgconn.Batch{}
+	settings := addSettings(conn, request)
 	prepared.add(request, c.looks.settings, [][]byte{milliseconds(c.floors.limit)}, nil)
 	prepared.add(request, c.looks.lowest, [][]byte{idArray(from[:]), itoa(first), itoa(last)}, nil)
 	prepared.add(request, c.looks.restricted, nil, nil)
@@ -64,7 +65,7 @@ func (c *Claimer) answer(ctx context.Context, conn *pgconn.PgConn, exclude *Excl
 	if err != nil {
 		return err
 	}
-	return c.takeAnswers(results[1:], exclude, q)
+	return c.takeAnswers(results[settings+1:], exclude, q)
 }
 
 // takeAnswers tells the floors what the look found.

@@ -5,15 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
 const (
-	backendSQL = `SELECT pg_backend_pid()`
-
 	// keepPlansSQL makes the server plan each prepared statement once: their
 	// plans do not depend on what they are asked, and to plan a claim takes three
 	// times as long as to run it. What settingsSQL says of scans holds for the
@@ -59,12 +56,11 @@ func prepare(ctx context.Context, conn *pgconn.PgConn, statements []string) erro
 		return prepared.prepare(ctx, conn, statements)
 	}
 	prepared := &preparedStatements{names: map[string]string{}, planned: time.Now()}
-	result := conn.ExecParams(ctx, backendSQL, nil, nil, nil, nil).Read()
-	if result.Err != nil {
-		return fmt.Errorf("ask for the server process: %w", result.Err)
+	direct, err := setUp(ctx, conn)
+	if err != nil {
+		return err
 	}
-	// A pooler makes up the process that it tells a client at the start.
-	if prepared.direct = string(result.Rows[0][0]) == strconv.FormatUint(uint64(conn.PID()), 10); prepared.direct {
+	if direct {
 		if result := conn.ExecParams(ctx, keepPlansSQL, nil, nil, nil, nil).Read(); result.Err != nil {
 			return fmt.Errorf("keep plans: %w", result.Err)
 		}

@@ -40,7 +40,11 @@ func Explain(err error) Problem {
 	if _, ok := errors.AsType[*net.DNSError](err); ok {
 		return Problem{"host_not_found", "check the host in database.url"}
 	}
-	if strings.Contains(err.Error(), "read only connection") || strings.Contains(err.Error(), "server is in hot standby") {
+	if strings.Contains(err.Error(), "read only connection") {
+		// target_session_attrs asks before anything can be set.
+		return Problem{readOnly.Kind, readOnly.Remedy + "; where it is the primary, its role or database has default_transaction_read_only: use target_session_attrs=primary"}
+	}
+	if strings.Contains(err.Error(), "server is in hot standby") {
 		return readOnly
 	}
 	if _, ok := errors.AsType[net.Error](err); ok || errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) {
@@ -65,6 +69,9 @@ func explainCode(err *pgconn.PgError) (Problem, bool) {
 	case "42703":
 		return Problem{"missing_column", "run `relay migrate`; the table was not made by it, or by an older one"}, true
 	case "42501":
+		if err.Routine == "aclcheck_error" && strings.Contains(err.Message, " function ") {
+			return Problem{"missing_grant", "GRANT EXECUTE ON the function that the error names to the relay's role"}, true
+		}
 		return Problem{"missing_grant", "GRANT SELECT, UPDATE, DELETE on the outbox table, SELECT, INSERT, UPDATE, DELETE on its _parked table, SELECT, INSERT, UPDATE on its _dead_letters table, and USAGE on their schema to the relay's role"}, true
 	case "25006":
 		return readOnly, true
@@ -77,6 +84,14 @@ func explainCode(err *pgconn.PgError) (Problem, bool) {
 		return Problem{"too_many_connections", "raise the server's max_connections, or lower database.max_connections"}, true
 	case "57P01", "57P02", "57P03":
 		return Problem{Kind: "restarting"}, true
+	case "57P05":
+		return Problem{"idle_session_timeout", "the server ends connections that are idle: ALTER ROLE … SET idle_session_timeout = 0 for the relay's role, or raise it where the pooler connects"}, true
+	case "25P03", "25P04":
+		return Problem{"transaction_timeout", "the server ends transactions that take long: where it happens again, lower outbox.publish_timeout or find out why the broker is slow"}, true
+	case "57014":
+		return Problem{"statement_timeout", "the server ended a statement that took long: ALTER ROLE … SET statement_timeout = 0 for the relay's role, and look for what makes it slow"}, true
+	case "22021", "22P05":
+		return Problem{"encoding", "a row holds text that is not valid in the database's encoding, or that UTF-8 does not have: correct the row"}, true
 	case "08P01":
 		return Problem{"protocol", "a pooler refused a startup parameter; remove it from database.url"}, true
 	}

@@ -233,13 +233,6 @@ ORDER BY c.id`
 	// probeSQL finds out whether the table can be read.
 	probeSQL = `SELECT FROM {outbox} o LIMIT 0`
 
-	logEndFunctionSQL = `pg_current_wal_insert_lsn()`
-
-	// flushSQL flushes the log up to and beyond every record that was in it
-	// before: a commit that wrote something waits for that. It needs no table
-	// and works at every wal_level.
-	flushSQL = `SELECT pg_logical_emit_message(true, 'outbox-relay', 'flush')`
-
 	markSQL   = `UPDATE {outbox} o SET published_at = clock_timestamp() WHERE o.id = ANY ($1::bigint[])`
 	deleteSQL = `DELETE FROM {outbox} o WHERE o.id = ANY ($1::bigint[])`
 
@@ -288,7 +281,7 @@ func (s statements) expand(sql, exclude, lock string) string {
 	for range 2 {
 		sql = strings.NewReplacer(
 			"{shard}", shardSQL, "{normal}", normalSQL, "{delayed}", delayedSQL,
-			"{columns}", columnsSQL, "{payload}", PayloadSQL(s.hasJSON), "{shards}", shardsSQL, "{exclude}", exclude, "{lock}", lock, "{log_end}", logEndFunctionSQL,
+			"{columns}", columnsSQL, "{payload}", PayloadSQL(s.hasJSON), "{shards}", shardsSQL, "{exclude}", exclude, "{lock}", lock, "{log_end}", endOfLogSQL,
 		).Replace(sql)
 	}
 	return strings.NewReplacer("{outbox}", s.outbox, "{parked}", s.parked, "{dead}", s.dead, "{regclass}", s.literal()).Replace(sql)

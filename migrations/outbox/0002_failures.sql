@@ -49,7 +49,7 @@ CREATE TABLE {{.Table "_dead_letters"}} (
     first_failed_at timestamptz NOT NULL,
     last_failed_at  timestamptz NOT NULL,
     dead_at         timestamptz NOT NULL DEFAULT now(),
-    -- Ids begin anew after TRUNCATE … RESTART IDENTITY of the outbox.
+    -- Ids begin anew after TRUNCATE ... RESTART IDENTITY of the outbox.
     PRIMARY KEY (id, message_id)
 );
 
@@ -64,7 +64,7 @@ CREATE TABLE {{.Table "_audit"}} (
     at         timestamptz NOT NULL DEFAULT now(),
     db_user    text        NOT NULL DEFAULT session_user,
     os_user    text        NOT NULL, -- user@host of the command, as it says itself
-    action     text        NOT NULL, -- 'parked retry', 'dead discard', …
+    action     text        NOT NULL, -- 'parked retry', 'dead discard' and so on
     id         bigint,
     message_id uuid,
     topic      text,
