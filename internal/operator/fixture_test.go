@@ -43,7 +43,12 @@ func newOperator(t *testing.T, url string, change ...func(*Options)) *Operator {
 
 func open(t *testing.T, url string) *pgx.Conn {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), url)
+	settings, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings.DefaultQueryExecMode = exec // as config.Database makes it
+	conn, err := pgx.ConnectConfig(t.Context(), settings)
 	if err != nil {
 		t.Fatal(err)
 	}
