@@ -5,7 +5,9 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -106,7 +108,7 @@ func relay(ctx context.Context, c *config.Config, logger *slog.Logger) error {
 		background.Go(func() { pruner.Run(beside, logger) })
 	}
 
-	hidden := inspect.NewRowSecurityWatch(pool, c, logger)
+	hidden := inspect.NewRowSecurityWatch(source.Bounded{DB: pool, Access: pgx.ReadOnly, Limit: time.Minute}, c, logger)
 	background.Go(func() { hidden.Run(beside) })
 
 	for _, warning := range c.Warnings() {

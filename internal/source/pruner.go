@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -224,7 +225,7 @@ func (p *prunePass) deleteBatch(ctx context.Context, ids []int64) error {
 
 // refusesRow reports whether an error is about what a row is, so that other rows
 // may pass: a constraint, or a trigger that raises an exception.
-func refusesRow(code string) bool { return code[:2] == "23" || code == "P0001" }
+func refusesRow(code string) bool { return strings.HasPrefix(code, "23") || code == "P0001" }
 
 func (p *prunePass) refuse(id int64, err *pgconn.PgError) {
 	p.refused[id] = struct{}{}
