@@ -19,16 +19,16 @@ type Backlog struct {
 // ReadBacklog counts the pending rows of each topic that has any; delayed rows
 // that are not yet due do not count. It reads all pending rows.
 func ReadBacklog(ctx context.Context, conn *pgx.Conn, schema, table string) ([]Backlog, error) {
-	return collect(ctx, conn, newStatements(schema, table), backlogSQL, pgx.RowToStructByPos[Backlog])
+	return readTable(ctx, conn, newStatements(schema, table), backlogSQL, pgx.RowToStructByPos[Backlog])
 }
 
 // PendingTopics lists the topics of pending rows, a thousand at most.
 func PendingTopics(ctx context.Context, conn *pgx.Conn, schema, table string) ([]string, error) {
-	return collect(ctx, conn, newStatements(schema, table), topicsSQL, pgx.RowTo[string])
+	return readTable(ctx, conn, newStatements(schema, table), topicsSQL, pgx.RowTo[string])
 }
 
-// collect returns the rows of a statement that reads the table.
-func collect[T any](ctx context.Context, conn *pgx.Conn, s statements, sql string, to pgx.RowToFunc[T]) (all []T, err error) {
+// readTable returns the rows of a statement that reads the table.
+func readTable[T any](ctx context.Context, conn *pgx.Conn, s statements, sql string, to pgx.RowToFunc[T]) (all []T, err error) {
 	err = Within(ctx, conn, pgx.ReadOnly, backlogLimit, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, s.expand(sql, "", ""), pgx.QueryExecModeExec)
 		if err != nil {

@@ -27,7 +27,7 @@ func (b Bounded) Exec(ctx context.Context, sql string, arguments ...any) (tag pg
 // Query runs a statement that reads. Its transaction ends when the rows are
 // closed; the collectors of pgx do that.
 func (b Bounded) Query(ctx context.Context, sql string, arguments ...any) (pgx.Rows, error) {
-	tx, err := begin(ctx, b.DB, b.Access, b.Limit)
+	tx, err := beginLimited(ctx, b.DB, b.Access, b.Limit)
 	if err != nil {
 		return nil, err
 	}

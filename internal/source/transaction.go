@@ -37,10 +37,10 @@ func Begin(ctx context.Context, db Beginner, options pgx.TxOptions, settings str
 	return tx, nil
 }
 
-// begin begins a transaction whose statements may take limit each, or any time
+// beginLimited begins a transaction whose statements may take limit each, or any time
 // where it is 0, whatever the defaults of the role say: neither its
 // default_transaction_read_only nor its timeouts count.
-func begin(ctx context.Context, db Beginner, access pgx.TxAccessMode, limit time.Duration) (pgx.Tx, error) {
+func beginLimited(ctx context.Context, db Beginner, access pgx.TxAccessMode, limit time.Duration) (pgx.Tx, error) {
 	return Begin(ctx, db, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: access}, limitsSQL, string(milliseconds(limit)), string(milliseconds(tableLockLimit)))
 }
 
@@ -48,7 +48,7 @@ func begin(ctx context.Context, db Beginner, access pgx.TxAccessMode, limit time
 // defaults of the role do not count: each statement may take limit, or any time
 // where it is 0.
 func Within(ctx context.Context, db Beginner, access pgx.TxAccessMode, limit time.Duration, f func(pgx.Tx) error) error {
-	tx, err := begin(ctx, db, access, limit)
+	tx, err := beginLimited(ctx, db, access, limit)
 	if err != nil {
 		return err
 	}
