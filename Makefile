@@ -18,7 +18,7 @@ deps: ## Get the servers that the tests and the demo run (PostgreSQL, Kafka, Rab
 	@cd e2e && go run ./cmd/deps
 
 .PHONY: deps-all
-deps-all: ## Get also what the tests of the Helm chart run, a Kubernetes, built once in a quarter of an hour
+deps-all: ## Get also what test-chart runs: helm, its tools and a Kubernetes
 	@cd e2e && go run ./cmd/deps servers chart
 
 .PHONY: build
@@ -26,8 +26,12 @@ build: ## Build bin/relay, one static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)" -o bin/relay ./cmd/relay
 
 .PHONY: test
-test: deps-all ## Run every test, against real servers
+test: deps ## Run the tests, against real servers, all but those that test-chart is for
 	@./tools/test
+
+.PHONY: test-chart
+test-chart: deps-all ## Run the tests of the Helm chart, against a Kubernetes, built once in a quarter of an hour
+	@./tools/test chart
 
 .PHONY: soak
 soak: deps ## Play each fault, then all at random for DURATION=10m, with new seeds (RELAY_TEST_SEED=… for old ones)

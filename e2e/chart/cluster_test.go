@@ -42,6 +42,7 @@ type sharedCluster struct {
 // get starts the Kubernetes unless it runs.
 func (c *sharedCluster) get(t testing.TB) *servers.Kubernetes {
 	t.Helper()
+	needsBuilt(t)
 	c.once.Do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), clusterLimit)
 		defer cancel()

@@ -228,6 +228,7 @@ func TestCommandsWithOperatorsSecrets(t *testing.T) {
 // What the schema cannot see in config, the init step says, in the same words
 // as `relay check` does locally, and where kubectl describe shows it.
 func TestInvalidConfigurationIsExplained(t *testing.T) {
+	needsBuilt(t)
 	t.Parallel()
 	for name, config := range map[string]values{
 		"a route to nowhere":    {"routes": []values{{"match": values{"topic": "*"}, "sink": "nowhere"}}},

@@ -22,10 +22,7 @@ var update = flag.Bool("update", false, "write the chart's README.md")
 // comments of values.yaml; go test ./chart -run README -update writes it.
 func TestREADMEIsGenerated(t *testing.T) {
 	t.Parallel()
-	program, err := servers.HelmDocs(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := built(t, servers.HelmDocs)
 	folder := filepath.Join(copyCharts(t), filepath.Base(chart))
 	if output := runTool(t, program, "--chart-search-root", folder, "--sort-values-order", "file", "--log-level", "warning"); strings.TrimSpace(output) != "" {
 		t.Fatalf("helm-docs: %s", output)

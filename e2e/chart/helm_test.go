@@ -51,17 +51,14 @@ func (n *namespace) helm(args ...string) result {
 
 func runHelm(t testing.TB, environment []string, args ...string) result {
 	t.Helper()
-	program, err := servers.Helm(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := built(t, servers.Helm)
 	ctx, cancel := context.WithTimeout(t.Context(), waitLimit+time.Minute)
 	defer cancel()
 	command := exec.CommandContext(ctx, program, args...)
 	command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, environment...)
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr
-	err = command.Run()
+	err := command.Run()
 	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && (!exited || ctx.Err() != nil) {
 		t.Fatalf("helm %s: %v\n%s%s", strings.Join(args, " "), err, stdout.String(), stderr.String())
 	}

@@ -51,6 +51,7 @@ const fullName = release + "-outbox-relay"
 // A release's life: a changed configuration rolls the pods, an unchanged one
 // does not, a rollback brings the old pods back, and nothing is left of it.
 func TestReleasesLife(t *testing.T) {
+	needsBuilt(t)
 	t.Parallel()
 	for name, files := range map[string][]string{
 		"defaults":   {"testdata/defaults.yaml"},

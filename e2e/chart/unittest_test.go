@@ -29,10 +29,7 @@ func runTool(t *testing.T, program string, args ...string) string {
 // helm-unittest's suites are in the folders tests of the charts.
 func TestChartsPassTheirSuites(t *testing.T) {
 	t.Parallel()
-	program, err := servers.HelmUnittest(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := built(t, servers.HelmUnittest)
 	folder := filepath.Join(copyCharts(t), filepath.Base(chart))
 	for _, folder := range []string{folder, copyExample(t)} {
 		output := runTool(t, program, folder)
