@@ -4,74 +4,188 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"syscall"
-
-	"github.com/jackc/pgx/v5"
+	"time"
 
 	"github.com/outboxrelay/relay/e2e/servers"
 )
 
-// bench is the servers and the relay's binary.
+// What -only and -lanes name.
+const (
+	drain   = "drain"
+	latency = "latency"
+
+	laneRelay    = "relay"
+	laneDebezium = "debezium"
+	laneProducer = "producer"
+)
+
+// warmUp is the number of rows that go before those that are measured, so that
+// virtual machines have compiled what they need.
+const warmUp = 200_000
+
+// bench is the servers and what is measured.
 type bench struct {
 	settings
-	scratch, binary string
-	postgres        *servers.Postgres
-	kafka           *servers.Kafka
+	scratch, binary, plugins string
+	postgres                 *servers.Postgres
+	kafka                    *servers.Kafka
+	// named counts databases and topics.
+	named int
 }
 
-// prepare makes a database with an outbox, and a topic of the same name.
-func (b *bench) prepare(ctx context.Context, name string) (conn *pgx.Conn, config string, err error) {
-	url, err := b.postgres.CreateDatabase(ctx, name)
+// name is one that no database and no topic has yet.
+func (b *bench) name() string {
+	b.named++
+	return fmt.Sprintf("bench%d", b.named)
+}
+
+// subject carries rows of a database's table to topics. It stands still until
+// it is resumed.
+type subject interface {
+	// backlog writes rows for the topic.
+	backlog(ctx context.Context, topic string, rows int) error
+	// insertion is the statement that inserts one row, notifying whom it
+	// concerns. Its parameters are topic, key and payload.
+	insertion() string
+	// database is the connection string of where the rows are.
+	database() string
+	// resume lets it work, and returns the process that does.
+	resume(ctx context.Context) (pid int, err error)
+	// settled says whether nothing is left to do for it, once the broker has
+	// all messages.
+	settled(ctx context.Context) (bool, error)
+	// pause lets it stand still.
+	pause() error
+	// logTail is the end of its log.
+	logTail() string
+}
+
+// payload is an expression of SQL for a JSON document of about so many bytes,
+// with a number in it that consumers find the row by.
+const payload = `'{"n": ' || %s || ', "x": "' || repeat('x', greatest(%d - 24, 1)) || '"}'`
+
+// measure measures every lane as often as wanted, in turn.
+func (b *bench) measure(ctx context.Context) ([]result, error) {
+	if err := b.warm(ctx); err != nil {
+		return nil, fmt.Errorf("warm-up: %w", err)
+	}
+	var all []result
+	for round := range b.rounds {
+		if b.rounds > 1 {
+			fmt.Fprintf(os.Stderr, "bench: round %d of %d\n", round+1, b.rounds)
+		}
+		for _, lane := range b.all() {
+			results, err := lane(ctx)
+			if err != nil {
+				return medians(all), err
+			}
+			all = append(all, results...)
+		}
+	}
+	return medians(all), nil
+}
+
+// all are the lanes in the order of their measuring.
+func (b *bench) all() []func(context.Context) ([]result, error) {
+	var lanes []func(context.Context) ([]result, error)
+	if b.measures(laneRelay) {
+		for _, v := range b.variants() {
+			lanes = append(lanes, func(ctx context.Context) ([]result, error) { return b.relayLane(ctx, v) })
+		}
+	}
+	if b.measures(laneDebezium) {
+		lanes = append(lanes, b.debeziumLane)
+	}
+	if b.measures(laneProducer) && b.only != latency {
+		lanes = append(lanes, b.producerLane)
+	}
+	return lanes
+}
+
+// warm lets the servers get warm.
+func (b *bench) warm(ctx context.Context) error {
+	s, err := b.newRelay(ctx, b.variants()[0])
 	if err != nil {
-		return nil, "", err
-	}
-	if err := b.kafka.CreateTopic(ctx, name, b.partitions, nil); err != nil {
-		return nil, "", err
-	}
-	config = filepath.Join(b.scratch, name+".yaml")
-	text := fmt.Sprintf(`database: {url: %q}
-outbox: {batch_size: %d, workers: %d, on_published: %s}
-sinks: {main: {kafka: {brokers: [%q]}}}
-http: {listen: ""}
-`, url, b.batch, b.workers, b.onPublished, b.kafka.Brokers()[0])
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		return nil, "", err
-	}
-	migrate := exec.CommandContext(ctx, b.binary, "migrate", "--config", config)
-	if out, err := migrate.CombinedOutput(); err != nil {
-		return nil, "", fmt.Errorf("relay migrate: %w: %s", err, out)
-	}
-	conn, err = pgx.Connect(ctx, url)
-	return conn, config, err
-}
-
-// relay is a running relay process.
-type relay struct {
-	command *exec.Cmd
-	log     *os.File
-}
-
-func (b *bench) start(ctx context.Context, config string) (*relay, error) {
-	log, err := os.Create(config + ".log")
-	if err != nil {
-		return nil, err
-	}
-	r := &relay{command: exec.CommandContext(ctx, b.binary, "run", "--config", config), log: log}
-	r.command.Stderr = log
-	return r, r.command.Start()
-}
-
-// stop ends the relay in good order.
-func (r *relay) stop() error {
-	defer func() { _ = r.log.Close() }()
-	if err := r.command.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
-	if err := r.command.Wait(); err != nil {
-		text, _ := os.ReadFile(r.log.Name()) // without it the error has to do
-		return fmt.Errorf("the relay: %w: %s", err, text)
+	defer s.close()
+	_, err = b.drain(ctx, s, warmUp)
+	return err
+}
+
+// drain measures how fast a backlog goes, and what that costs.
+func (b *bench) drain(ctx context.Context, s subject, rows int) (result, error) {
+	topic, err := b.topic(ctx)
+	if err != nil {
+		return result{}, err
 	}
-	return nil
+	if err := s.backlog(ctx, topic, rows); err != nil {
+		return result{}, err
+	}
+	pid, err := s.resume(ctx)
+	if err != nil {
+		return result{}, err
+	}
+	meter, err := newMeter(pid, b.postgres.PID(), b.kafka.PID())
+	if err != nil {
+		return result{}, err
+	}
+	if err := b.awaitPublished(ctx, topic, rows, s); err != nil {
+		return result{}, err
+	}
+	r, err := meter.since(rows)
+	if err != nil {
+		return result{}, err
+	}
+	r.group = drain
+	return r, s.pause()
+}
+
+// latency measures how long rows take from their commit, as the writer learns of
+// it, to a consumer of the topic. Each is a transaction of its own.
+func (b *bench) latency(ctx context.Context, s subject) (result, error) {
+	topic, err := b.topic(ctx)
+	if err != nil {
+		return result{}, err
+	}
+	pid, err := s.resume(ctx)
+	if err != nil {
+		return result{}, err
+	}
+	consumer := b.consume(ctx, topic)
+	defer consumer.stop()
+	before := b.rowsIn(b.settleIn)
+	if _, err := b.write(ctx, s, topic, 0, before); err != nil {
+		return result{}, err
+	}
+	meter, err := newMeter(pid, b.postgres.PID(), b.kafka.PID())
+	if err != nil {
+		return result{}, err
+	}
+	measured := b.rowsIn(b.duration)
+	commits, err := b.write(ctx, s, topic, before, measured)
+	if err != nil {
+		return result{}, err
+	}
+	r, err := meter.since(measured)
+	if err != nil {
+		return result{}, err
+	}
+	if err := b.awaitPublished(ctx, topic, before+measured, s); err != nil {
+		return result{}, err
+	}
+	r.group = fmt.Sprintf("%d/s", b.rate)
+	if r.p50, r.p99, err = consumer.percentiles(ctx, commits, before+measured); err != nil {
+		return result{}, err
+	}
+	return r, s.pause()
+}
+
+// rowsIn is how many rows are written in so much time.
+func (b *bench) rowsIn(d time.Duration) int { return int(d.Seconds() * float64(b.rate)) }
+
+// topic makes one.
+func (b *bench) topic(ctx context.Context) (string, error) {
+	name := b.name()
+	return name, b.kafka.CreateTopic(ctx, name, b.partitions, nil)
 }

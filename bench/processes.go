@@ -74,39 +74,43 @@ func pause(ctx context.Context) error {
 	}
 }
 
-// meter measures what relay, PostgreSQL and Kafka use between its start and
-// its reading.
+// meter measures what a process that relays, PostgreSQL and Kafka use between
+// its start and its reading.
 type meter struct {
-	pids  []int
+	pids  [3]int
 	began time.Time
-	used  []time.Duration
+	used  [3]time.Duration
 }
 
-func newMeter(pids ...int) (*meter, error) {
-	m := &meter{pids: pids}
+func newMeter(relaying, postgres, kafka int) (*meter, error) {
+	m := &meter{pids: [3]int{relaying, postgres, kafka}}
 	var err error
 	m.used, err = m.read()
 	m.began = time.Now()
 	return m, err
 }
 
-func (m *meter) read() ([]time.Duration, error) {
-	used := make([]time.Duration, len(m.pids))
+func (m *meter) read() (used [3]time.Duration, err error) {
 	for i, pid := range m.pids {
-		var err error
 		if used[i], err = processTime(pid); err != nil {
-			return nil, err
+			return used, err
 		}
 	}
 	return used, nil
 }
 
-// since returns the wall time and the CPU time of each process.
-func (m *meter) since() (time.Duration, []time.Duration, error) {
+// since is what so many rows took and cost until now.
+func (m *meter) since(rows int) (result, error) {
 	took := time.Since(m.began)
 	used, err := m.read()
-	for i := range used {
-		used[i] -= m.used[i]
+	if err != nil {
+		return result{}, err
 	}
-	return took, used, err
+	r := result{rate: float64(rows) / took.Seconds()}
+	for i := range used {
+		r.cpu[i] = (used[i] - m.used[i]).Seconds() * 100_000 / float64(rows)
+	}
+	peak, err := peakMiB(m.pids[0])
+	r.peak = float64(peak)
+	return r, err
 }

@@ -24,6 +24,9 @@ const (
 	KafkaPassword = "secret"
 )
 
+// benchmarkHeapMB is the heap from which on Java's compiler optimises fully.
+const benchmarkHeapMB = 1024
+
 // KafkaOptions says what kind of Kafka to start; the zero value is one broker
 // with one plaintext listener.
 type KafkaOptions struct {
@@ -227,7 +230,7 @@ func kafkaJava(home, dir string, heapMB int, flags []string, class string, args 
 	// The archive is valid for one list of jars in one order; Glob sorts.
 	all := []string{"-Xmx" + strconv.Itoa(heapMB) + "m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
 		"-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS"}
-	if heapMB < 1024 {
+	if heapMB < benchmarkHeapMB {
 		all = append(all, "-XX:TieredStopAtLevel=1")
 	}
 	if len(flags) == 0 {
@@ -258,6 +261,12 @@ func kafkaArchive(home string) (string, error) {
 	hash := fnv.New32a()
 	fmt.Fprintf(hash, "%s %d %d", path, info.Size(), info.ModTime().UnixNano())
 	return filepath.Join(home, fmt.Sprintf("classes-%08x.jsa", hash.Sum32())), nil
+}
+
+// Tool is a command that runs a class of Kafka's, one of its tools, compiled as
+// servers for benchmarks are.
+func (k *Kafka) Tool(class string, args ...string) (*exec.Cmd, error) {
+	return k.java(benchmarkHeapMB, nil, class, args...)
 }
 
 // Start starts the broker that was stopped or killed, on the same ports and

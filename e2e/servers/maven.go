@@ -3,7 +3,9 @@ package servers
 import (
 	"archive/zip"
 	"context"
+	"crypto/sha256"
 	_ "embed"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"os"
@@ -39,25 +41,67 @@ func downloadPostgres(ctx context.Context, version, dir string) error {
 		return fmt.Errorf("no PostgreSQL to download for %s: set RELAY_TEST_POSTGRES_URL to a running one", runtime.GOARCH)
 	}
 	jars := filepath.Join(dir, ".jars")
-	err := maven(ctx, dependencyPlugin+":copy", "-Dartifact="+postgresArtifact+platform+":"+version, "-DoutputDirectory="+jars)
+	jar, err := mavenCopy(ctx, postgresArtifact+platform+":"+version, jars)
 	if err != nil {
 		return err
-	}
-	paths, err := filepath.Glob(filepath.Join(jars, "*.jar"))
-	if err != nil {
-		return err
-	}
-	if len(paths) != 1 {
-		return fmt.Errorf("downloading PostgreSQL %s: expected one jar in %s, found %d", version, jars, len(paths))
 	}
 	archive := filepath.Join(jars, "postgres.txz")
-	if err := extractPostgres(paths[0], archive); err != nil {
-		return fmt.Errorf("unpacking %s: %w", paths[0], err)
+	if err := extractPostgres(jar, archive); err != nil {
+		return fmt.Errorf("unpacking %s: %w", jar, err)
 	}
 	if _, err := runTool(ctx, exec.Command("tar", "-xJf", archive, "-C", dir, "--no-same-owner")); err != nil {
 		return err
 	}
 	return os.RemoveAll(jars)
+}
+
+// downloadDebezium fills dir with the connector's folder.
+func downloadDebezium(ctx context.Context, dir string) error {
+	folder := filepath.Join(dir, ".archive")
+	archive, err := mavenCopy(ctx, debeziumArtifact, folder)
+	if err != nil {
+		return err
+	}
+	if err := checkSum(archive, debeziumChecksum); err != nil {
+		return err
+	}
+	if _, err := runTool(ctx, exec.Command("tar", "-xzf", archive, "-C", dir, "--no-same-owner")); err != nil {
+		return err
+	}
+	return os.RemoveAll(folder)
+}
+
+// checkSum refuses a file whose SHA-256 is another.
+func checkSum(path, want string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, file); err != nil {
+		return err
+	}
+	if got := hex.EncodeToString(hash.Sum(nil)); got != want {
+		return fmt.Errorf("%s has the SHA-256 %s, not %s: it is not what was released; look at the mirror that it came from", path, got, want)
+	}
+	return nil
+}
+
+// mavenCopy downloads one artifact, group:name:version…, into an empty folder and
+// returns its path there.
+func mavenCopy(ctx context.Context, name, folder string) (string, error) {
+	if err := maven(ctx, dependencyPlugin+":copy", "-Dartifact="+name, "-DoutputDirectory="+folder); err != nil {
+		return "", err
+	}
+	paths, err := filepath.Glob(filepath.Join(folder, "*"))
+	if err != nil {
+		return "", err
+	}
+	if len(paths) != 1 {
+		return "", fmt.Errorf("downloading %s: expected one file in %s, found %d", name, folder, len(paths))
+	}
+	return paths[0], nil
 }
 
 // extractPostgres copies the one compressed archive that the jar contains.

@@ -15,6 +15,8 @@ const (
 	OldestPostgresVersion = "14.24.0"
 	// KafkaVersion is the broker's version.
 	KafkaVersion = "4.3.0"
+	// DebeziumVersion is of Debezium's connector, which Debezium gets.
+	DebeziumVersion = "3.6.0.Final"
 
 	// minJavaVersion is the oldest Java that Kafka's broker runs on.
 	minJavaVersion = 17
@@ -23,6 +25,10 @@ const (
 	dependencyPlugin = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
 	// postgresArtifact packs PostgreSQL's binaries for any Linux.
 	postgresArtifact = "io.zonky.test.postgres:embedded-postgres-binaries-linux-"
+	// debeziumArtifact is the connector with all that it needs, and
+	// debeziumChecksum the SHA-256 of its archive.
+	debeziumArtifact = "io.debezium:debezium-connector-postgres:" + DebeziumVersion + ":tar.gz:plugin"
+	debeziumChecksum = "f810048b2880fe559d47aea75091ccc2ad0249fbce93d3c1e303588b17b6a060"
 )
 
 // PostgresVersions returns the versions that StartPostgres knows, the oldest first.
