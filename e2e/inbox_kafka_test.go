@@ -125,24 +125,12 @@ func (k *kafkaInbox) lag(group string) (n int64) {
 	return n
 }
 
-// startImpatientKafka starts a broker that misses dead members soon.
-func startImpatientKafka(t *testing.T) *servers.Kafka {
-	t.Helper()
-	broker, err := servers.StartKafka(t.Context(), servers.KafkaOptions{Properties: map[string]string{"group.min.session.timeout.ms": "500"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	servers.CleanUp(t, broker)
-	return broker
-}
-
 // TestInboxKafkaKilled lets the members of a group kill themselves, each time
 // right after the database has committed and before the offset is. Each death
 // and each return rebalances the group.
 func TestInboxKafkaKilled(t *testing.T) {
 	t.Parallel()
-	postgres := servers.FromEnvironment().PostgresURL
-	broker := startImpatientKafka(t)
+	shared := servers.FromEnvironment()
 	for _, test := range []struct {
 		name                 string
 		processes, batch     int
@@ -154,11 +142,11 @@ func TestInboxKafkaKilled(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			k := newKafkaInbox(t, postgres, broker.Brokers())
+			k := newKafkaInbox(t, shared.PostgresURL, shared.KafkaBrokers)
 			k.publish(test.messages)
 			group := "consumer-" + k.topic
 			finished := func() bool { return k.done() == k.published && k.lag(group) == 0 }
-			k.mortals(test.processes, test.leastKills, finished, "--broker", "kafka", "--database", k.database.URL, "--url", broker.Brokers()[0],
+			k.mortals(test.processes, test.leastKills, finished, "--broker", "kafka", "--database", k.database.URL, "--url", shared.KafkaBrokers[0],
 				"--source", k.topic, "--name", group, "--batch", strconv.Itoa(test.batch), "--crash", fmt.Sprint(test.crash))
 			k.check(true)
 			if n := k.lag(group); n != 0 {
@@ -183,7 +171,7 @@ func (k *kafkaInbox) consumerConfig(brokers []string, pool *pgxpool.Pool, log *l
 // have to go on by themselves.
 func TestInboxKafkaFaults(t *testing.T) {
 	t.Parallel()
-	broker := startImpatientKafka(t)
+	broker := ownKafka(t)
 	postgres, err := servers.StartPostgres(t.Context(), servers.PostgresOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -283,11 +271,7 @@ func TestInboxKafkaFaults(t *testing.T) {
 // certificate, or a user and a password.
 func TestInboxKafkaSecurity(t *testing.T) {
 	t.Parallel()
-	broker, err := servers.StartKafka(t.Context(), servers.KafkaOptions{Secure: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	servers.CleanUp(t, broker)
+	broker := secured.get(t)
 	authority, err := os.ReadFile(broker.CAFile())
 	if err != nil {
 		t.Fatal(err)

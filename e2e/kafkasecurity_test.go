@@ -17,11 +17,7 @@ import (
 // TestKafkaSecurity runs the Kafka sink against listeners that demand TLS, a
 // client certificate, or a user and a password.
 func TestKafkaSecurity(t *testing.T) {
-	broker, err := servers.StartKafka(t.Context(), servers.KafkaOptions{Secure: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	servers.CleanUp(t, broker)
+	broker := secured.get(t)
 	if err := broker.CreateTopic(t.Context(), "orders", 2, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -116,30 +116,12 @@ func kafkaPublisher(t *testing.T, config kafka.Config, logger *slog.Logger) *kaf
 	return publisher
 }
 
-// guardedKafka is a broker where users may do what they were granted. Who comes
-// without SASL may do everything.
-func guardedKafka(t *testing.T, users ...string) *servers.Kafka {
-	t.Helper()
-	login := "org.apache.kafka.common.security.plain.PlainLoginModule required"
-	for _, user := range users {
-		login += fmt.Sprintf(" user_%s=%q", user, user+"-password")
-	}
-	broker, err := servers.StartKafka(t.Context(), servers.KafkaOptions{Secure: true, Properties: map[string]string{
-		"authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-		"super.users":           "User:ANONYMOUS",
-		"listener.name.sasl_ssl.plain.sasl.jaas.config": login + ";",
-	}})
-	try(t, err)
-	servers.CleanUp(t, broker)
-	return broker
-}
-
 // guardedUser is the sink's configuration for one of the users.
 func guardedUser(broker *servers.Kafka, user string) kafka.Config {
 	config := kafka.Defaults()
 	config.Brokers = broker.SASLSSLBrokers()
 	config.TLS = sinks.TLS{Enabled: true, CAFile: broker.CAFile()}
-	config.SASL = kafka.SASL{Mechanism: "plain", Username: user, Password: user + "-password"}
+	config.SASL = kafka.SASL{Mechanism: "plain", Username: user, Password: guardedPassword(user)}
 	return config
 }
 
@@ -181,7 +163,7 @@ func grant(t *testing.T, broker *servers.Kafka, user, topic string, operation ka
 // that is allowed, and takes and gives the right.
 func TestKafkaSinkUnauthorized(t *testing.T) {
 	t.Parallel()
-	broker := guardedKafka(t, "bob", "carol", "dave")
+	broker := secured.get(t)
 	for _, topic := range []string{"open", "shut"} {
 		try(t, broker.CreateTopic(t.Context(), topic, 2, nil))
 	}
@@ -282,7 +264,7 @@ func (l *syncedLog) String() string {
 // to: that topic waits, the others flow, and it goes on once it is granted.
 func TestKafkaTopicThatIsForbidden(t *testing.T) {
 	t.Parallel()
-	broker := guardedKafka(t, "relay")
+	broker := secured.get(t)
 	log := scenario.NewKafkaTopics(t, broker.Brokers(), 2, 3)
 	open, shut := log.Topics()[0], log.Topics()[1]
 	grantWrite(t, broker, "relay", open, true)

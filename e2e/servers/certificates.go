@@ -49,7 +49,7 @@ func (c *certificates) write() error {
 	if err != nil {
 		return err
 	}
-	clientCert, clientKey, err := authority.issue("outbox-relay", x509.ExtKeyUsageClientAuth)
+	clientCert, clientKey, err := authority.issue(kafkaClientName, x509.ExtKeyUsageClientAuth)
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,11 @@ const (
 	KafkaPassword = "secret"
 )
 
+// KafkaClientName is whom a Secure Kafka takes the owner of ClientCertFile for.
+const KafkaClientName = "CN=" + kafkaClientName
+
+const kafkaClientName = "outbox-relay"
+
 // benchmarkHeapMB is the heap from which on Java's compiler optimises fully.
 const benchmarkHeapMB = 1024
 
