@@ -34,8 +34,9 @@ test-chart: deps-all ## Run the tests of the Helm chart, against a Kubernetes, b
 	@./tools/test chart
 
 .PHONY: soak
-soak: deps ## Play each fault, then all at random for DURATION=10m, with new seeds (RELAY_TEST_SEED=… for old ones)
-	@cd e2e && go test -count=1 -timeout 0 -v ./faults -soak $(DURATION)
+soak: deps ## Play each scenario in all of its lanes, each fault, then all at random for DURATION=10m, with new seeds (RELAY_TEST_SEED=… for old ones)
+	@cd e2e && RELAY_TEST_LANES=all go test -count=1 -timeout 0 -v .
+	@cd e2e && RELAY_TEST_LANES=all go test -count=1 -timeout 0 -v ./faults -soak $(DURATION)
 
 .PHONY: lint
 lint: ## Run the linters over every module

@@ -76,7 +76,7 @@ func TestKafkaRestartsUnderLoad(t *testing.T) {
 }
 
 func TestRabbitMQFailsUnderLoad(t *testing.T) {
-	for _, order := range rabbitOrders {
+	for _, order := range scenario.Lanes(t, rabbitOrders...) {
 		t.Run(order, func(t *testing.T) {
 			t.Parallel()
 			broker := startRabbit(t, servers.RabbitMQOptions{})

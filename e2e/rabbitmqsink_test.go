@@ -12,6 +12,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/outboxrelay/relay/e2e/scenario"
 	"github.com/outboxrelay/relay/e2e/servers"
 	"github.com/outboxrelay/relay/sinks"
 	"github.com/outboxrelay/relay/sinks/rabbitmq"
@@ -251,15 +252,19 @@ func testRabbitRestart(t *testing.T, node *servers.RabbitMQ) {
 	kill := func() error { node.Kill(); return nil }
 	// A node that is killed can forget a queue that it got a moment ago; the
 	// orderly stop, which comes first, writes down what there is.
-	queues := []string{rabbitQueue(t, node.URL("/")), rabbitQueue(t, node.URL("/")), rabbitQueue(t, node.URL("/"))}
-	for i, test := range []struct {
+	type end struct {
 		name, order string
 		end         func() error
-	}{
-		{"stop", rabbitmq.OrderStrict, node.Stop},
-		{"kill", rabbitmq.OrderStrict, kill},
-		{"kill", rabbitmq.OrderPipelined, kill},
-	} {
+	}
+	ends := []end{{"stop", rabbitmq.OrderStrict, node.Stop}}
+	for _, order := range scenario.Lanes(t, rabbitOrders...) {
+		ends = append(ends, end{"kill", order, kill})
+	}
+	queues := make([]string, len(ends))
+	for i := range queues {
+		queues[i] = rabbitQueue(t, node.URL("/"))
+	}
+	for i, test := range ends {
 		queue := queues[i]
 		t.Run(test.name+"/"+test.order, func(t *testing.T) {
 			publisher := rabbitPublisher(t, node.URL("/"), func(c *rabbitmq.Config) { c.Order = test.order })
@@ -277,7 +282,7 @@ func testRabbitRestart(t *testing.T, node *servers.RabbitMQ) {
 // testRabbitFrozen stops the node's process, so that connections stay
 // open and nothing moves.
 func testRabbitFrozen(t *testing.T, node *servers.RabbitMQ) {
-	for _, order := range rabbitOrders {
+	for _, order := range scenario.Lanes(t, rabbitOrders...) {
 		t.Run(order, func(t *testing.T) {
 			queue := rabbitQueue(t, node.URL("/"))
 			publisher := rabbitPublisher(t, node.URL("/"), func(c *rabbitmq.Config) { c.Order = order })
@@ -306,7 +311,7 @@ func testRabbitFrozen(t *testing.T, node *servers.RabbitMQ) {
 }
 
 func testRabbitMemoryAlarm(t *testing.T, node *servers.RabbitMQ) {
-	for _, order := range rabbitOrders {
+	for _, order := range scenario.Lanes(t, rabbitOrders...) {
 		t.Run(order, func(t *testing.T) {
 			queue := rabbitQueue(t, node.URL("/"))
 			publisher := rabbitPublisher(t, node.URL("/"), func(c *rabbitmq.Config) { c.Order = order })

@@ -23,7 +23,7 @@ import (
 // their way back, each connection cut after it: the broker has the batch, the
 // sink cannot know, and a consumer finds each message at one offset, in order.
 func TestKafkaSinkLosesAnswers(t *testing.T) {
-	for _, secure := range []bool{false, true} {
+	for _, secure := range scenario.Lanes(t, false, true) {
 		t.Run(fmt.Sprintf("secure %t", secure), func(t *testing.T) {
 			t.Parallel()
 			between, err := proxy.Listen()

@@ -177,7 +177,7 @@ func TestKafkaPoison(t *testing.T) {
 }
 
 func TestRabbitMQPoison(t *testing.T) {
-	for _, order := range rabbitOrders {
+	for _, order := range scenario.Lanes(t, rabbitOrders...) {
 		t.Run(order, func(t *testing.T) {
 			t.Parallel()
 			broker, err := servers.StartRabbitMQ(t.Context(), servers.RabbitMQOptions{Config: []string{"max_message_size = 4000"}})

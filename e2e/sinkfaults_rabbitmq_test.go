@@ -32,7 +32,7 @@ func TestRabbitMQSinkNetwork(t *testing.T) {
 	address.Host = between.Address()
 
 	const messages = 3000
-	for _, order := range rabbitOrders {
+	for _, order := range scenario.Lanes(t, rabbitOrders...) {
 		for name, fault := range map[string]func(){
 			"stall":            between.Stall,
 			"freeze":           between.Freeze,
