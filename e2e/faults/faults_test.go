@@ -26,7 +26,7 @@ func (a *arena) kinds() []kind {
 
 // steady is the load while a fault is inflicted: enough for every relay to have
 // something in flight at any time, and no more than two cores bear beside it.
-var steady = scenario.Workload{Rate: 100}
+var steady = scenario.Workload{Rate: 75}
 
 // inflictEach inflicts each fault by itself, on two relays under load.
 func inflictEach(t *testing.T, a *arena, topics int, of kind) {

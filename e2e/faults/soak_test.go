@@ -101,7 +101,7 @@ func playMix(t *testing.T, a *arena, mix time.Duration, total *injected) (commit
 	p.together = true
 	t.Logf("%d relays with %v", relays, more)
 	sampler := p.stage.StartSampler()
-	load := p.stage.StartLoad(scenario.Workload{Unreliable: true, Notify: random.IntN(2) == 0, Rate: 120})
+	load := p.stage.StartLoad(scenario.Workload{Unreliable: true, Notify: random.IntN(2) == 0, Rate: 90})
 
 	own := &injected{counts: map[string]int{}}
 	ctx, cancel := context.WithTimeout(t.Context(), mix)

@@ -15,7 +15,7 @@ type Workload struct {
 	Writers int
 	// Keys is the number of keys in each topic; 0 is 40.
 	Keys int
-	// Rate bounds all writers' transactions per second; 0 is 150.
+	// Rate bounds all writers' transactions per second; 0 is 100.
 	Rate float64
 	// Rows is the number of rows in a transaction at most; 0 is 4.
 	Rows int
@@ -33,7 +33,7 @@ type Workload struct {
 func (w Workload) complete() Workload {
 	w.Writers = cmp.Or(w.Writers, 6)
 	w.Keys = cmp.Or(w.Keys, 40)
-	w.Rate = cmp.Or(w.Rate, 150)
+	w.Rate = cmp.Or(w.Rate, 100)
 	w.Rows = cmp.Or(w.Rows, 4)
 	w.NullKeys = cmp.Or(w.NullKeys, 5)
 	return w
