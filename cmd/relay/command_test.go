@@ -31,8 +31,8 @@ func testMain(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	binary = filepath.Join(dir, "relay")
-	build := exec.Command("go", "build", "-o", binary, "-ldflags", "-X main.version="+builtVersion+" -X main.commit="+builtCommit, ".")
-	build.Env = append(build.Environ(), "CGO_ENABLED=0")
+	// As tools/test builds it for other tests, so that only linking is done again.
+	build := exec.Command("go", "build", "-trimpath", "-o", binary, "-ldflags", "-X main.version="+builtVersion+" -X main.commit="+builtCommit, ".")
 	if output, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the relay: %v\n%s", err, output)
 		return 1
