@@ -117,7 +117,11 @@ func run(ctx context.Context, s settings) error {
 	}
 	b.postgres, err = servers.StartPostgres(ctx, servers.PostgresOptions{
 		Durable: true, OnDisk: true,
-		Settings: map[string]string{"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "30min"},
+		Settings: map[string]string{
+			"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "30min",
+			// Debezium stands still while its backlog is written.
+			"wal_sender_timeout": "0",
+		},
 	})
 	if err != nil {
 		return err

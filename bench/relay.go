@@ -50,7 +50,7 @@ func (b *bench) variants() []variant {
 		}
 		v.group = v.lane
 		that := v
-		v.lane, that.lane, that.binary = v.lane+", this build", v.lane+", -against", b.against
+		v.lane, that.lane, that.binary = v.lane+", this build", v.lane+", other build", b.against
 		pairs = append(pairs, that, v)
 	}
 	return pairs
