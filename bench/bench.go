@@ -39,22 +39,22 @@ func (b *bench) name() string {
 	return fmt.Sprintf("bench%d", b.named)
 }
 
-// subject carries rows of a database's table to topics. It stands still until
-// it is resumed.
+// subject carries rows of a database's table to topics. It is paused until it
+// is resumed.
 type subject interface {
 	// backlog writes rows for the topic.
 	backlog(ctx context.Context, topic string, rows int) error
-	// insertion is the statement that inserts one row, notifying whom it
-	// concerns. Its parameters are topic, key and payload.
+	// insertion is the statement that inserts one row, with a notification where
+	// that helps. Its parameters are topic, key and payload.
 	insertion() string
 	// database is the connection string of where the rows are.
 	database() string
-	// resume lets it work, and returns the process that does.
+	// resume starts its work, or continues it, and returns its process.
 	resume(ctx context.Context) (pid int, err error)
 	// settled says whether nothing is left to do for it, once the broker has
 	// all messages.
 	settled(ctx context.Context) (bool, error)
-	// pause lets it stand still.
+	// pause ends its work until it is resumed.
 	pause() error
 	// logTail is the end of its log.
 	logTail() string

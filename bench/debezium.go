@@ -19,7 +19,7 @@ const slotName = "dbz"
 const slotLimit = 2 * time.Minute
 
 // debezium is Debezium's connector with its outbox event router on Connect, with
-// a database of its own. It stands still by SIGSTOP.
+// a database of its own. SIGSTOP pauses it.
 type debezium struct {
 	*bench
 	url     string

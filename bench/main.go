@@ -119,7 +119,7 @@ func run(ctx context.Context, s settings) error {
 		Durable: true, OnDisk: true,
 		Settings: map[string]string{
 			"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "30min",
-			// Debezium stands still while its backlog is written.
+			// Debezium is paused while its backlog is written.
 			"wal_sender_timeout": "0",
 		},
 	})

@@ -64,12 +64,15 @@ func peakMiB(pid int) (int, error) {
 	return 0, fmt.Errorf("process %d: no VmHWM", pid)
 }
 
-// pause waits a moment, unless ctx ends.
+// pollInterval is between two looks at how far something came.
+const pollInterval = 20 * time.Millisecond
+
+// pause waits until the next look, unless ctx ends.
 func pause(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(20 * time.Millisecond):
+	case <-time.After(pollInterval):
 		return nil
 	}
 }

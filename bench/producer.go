@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"time"
 )
 
 // producerTimes is how many times the rows of the other lanes the producer
@@ -46,7 +47,7 @@ func (b *bench) produce(ctx context.Context) (result, error) {
 	defer func() { _ = command.Process.Kill() }()
 	var m *meter
 	var r result
-	before := 0
+	before, over := 0, false
 	for {
 		sent, err := b.published(ctx, topic)
 		if err != nil {
@@ -67,12 +68,18 @@ func (b *bench) produce(ctx context.Context) (result, error) {
 		if sent >= all {
 			return r, nil
 		}
+		if over {
+			return result{}, fmt.Errorf("it ended after %d of %d records: %s", sent, all, output.String())
+		}
 		select {
 		case err := <-ended:
-			return result{}, fmt.Errorf("it ended after %d of %d records: %v: %s", sent, all, err, output.String())
-		default:
+			if err != nil {
+				return result{}, fmt.Errorf("%w: %s", err, output.String())
+			}
+			over = true // all that it sent is counted now
+		case <-time.After(pollInterval):
 		}
-		if err := pause(ctx); err != nil {
+		if err := ctx.Err(); err != nil {
 			return result{}, err
 		}
 	}

@@ -89,7 +89,7 @@ func (b *bench) relayLane(ctx context.Context, v variant) ([]result, error) {
 	return results, nil
 }
 
-// relay is a relay with a database of its own; while it stands still it has no
+// relay is a relay with a database of its own; while it is paused it has no
 // process.
 type relay struct {
 	*bench
@@ -144,7 +144,7 @@ func (r *relay) backlog(ctx context.Context, topic string, rows int) error {
 	return tidy(ctx, r.conn)
 }
 
-// tidy lets nothing be left to do of what a backlog's writing makes necessary.
+// tidy does what PostgreSQL would otherwise do later for the rows written.
 func tidy(ctx context.Context, conn *pgx.Conn) error {
 	for _, statement := range []string{`VACUUM ANALYZE outbox`, `CHECKPOINT`} {
 		if _, err := conn.Exec(ctx, statement); err != nil {

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// LanesVariable, set to all, has tests play all of their lanes.
+// LanesVariable names the environment variable that, set to all, has tests play
+// all of their lanes.
 const LanesVariable = "RELAY_TEST_LANES"
 
 // Lanes are those that a test plays of several that differ in a setting alone:
