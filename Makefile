@@ -47,7 +47,7 @@ demo: deps ## Watch two relays being killed and losing nothing (SINK=kafka or SI
 	@cd e2e && go run ./cmd/demo --sink $(SINK)
 
 .PHONY: bench
-bench: deps ## Measure the relay's speed on this machine
+bench: deps ## Measure the relay on this machine, beside Debezium and Kafka's own producer
 	@cd bench && go run .
 
 .PHONY: dashboard
