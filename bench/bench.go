@@ -167,14 +167,19 @@ func (b *bench) latency(ctx context.Context, s subject) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
-	r, err := meter.since(measured)
+	written, err := meter.since(measured)
 	if err != nil {
 		return result{}, err
 	}
 	if err := b.awaitPublished(ctx, topic, before+measured, s); err != nil {
 		return result{}, err
 	}
-	r.group = fmt.Sprintf("%d/s", b.rate)
+	// What is late costs too, but is not what was written per second.
+	r, err := meter.since(measured)
+	if err != nil {
+		return result{}, err
+	}
+	r.group, r.rate = fmt.Sprintf("%d/s", b.rate), written.rate
 	if r.p50, r.p99, err = consumer.percentiles(ctx, commits, before+measured); err != nil {
 		return result{}, err
 	}
