@@ -27,7 +27,7 @@ type Publisher interface {
 	// not fail innocent messages. Publish returns soon after ctx ends; what is
 	// unresolved by then has failed, and may yet have reached the broker.
 	// Publish does not retry for longer than the broker needs to elect a
-	// leader or a connection needs to be made anew: backing off is its
+	// leader or a connection needs to be made again: backing off is its
 	// caller's part.
 	Publish(ctx context.Context, messages []Message) []error
 	// Ping reaches the broker, authenticates, and reports why it could not.

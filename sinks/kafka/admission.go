@@ -47,26 +47,26 @@ func (a *admission) giveUpTurn() {
 }
 
 // admit waits until a request may be sent, or until nothing is left to send. It
-// fails when ctx ends. In doubt the lane has a batch that may have been appended,
+// fails when ctx ends. In doubt the writer has a batch that may have been appended,
 // which is sent again for as long as somebody waits for it.
-func (l *lane) admit(ctx context.Context, inDoubt bool) (admission, error) {
-	a := admission{publisher: l.publisher}
+func (w *partitionWriter) admit(ctx context.Context, inDoubt bool) (admission, error) {
+	a := admission{publisher: w.publisher}
 	for {
-		a.leader, a.unled = l.publisher.layouts.of(l.topic).leader(l.topic, l.partition)
+		a.leader, a.unled = w.publisher.layouts.of(w.topic).leader(w.topic, w.partition)
 		if a.unled == nil {
 			began := time.Now()
-			a.throttle = l.publisher.cluster.throttles.of(a.leader)
-			l.await(ctx, &a, inDoubt)
+			a.throttle = w.publisher.cluster.throttles.of(a.leader)
+			w.await(ctx, &a, inDoubt)
 			a.muted += time.Since(began)
 		}
 		select {
-		case l.publisher.slots <- struct{}{}:
+		case w.publisher.slots <- struct{}{}:
 			a.held = true
 		case <-ctx.Done():
 			a.giveUpTurn()
 			return a, ctx.Err()
 		}
-		if a.unled != nil || !l.publisher.cluster.throttles.pauses(a.leader) || l.idle() {
+		if a.unled != nil || !w.publisher.cluster.throttles.pauses(a.leader) || w.idle() {
 			return a, nil
 		}
 		a.release() // throttled meanwhile
@@ -75,7 +75,7 @@ func (l *lane) admit(ctx context.Context, inDoubt bool) (admission, error) {
 
 // await waits out the broker's pause. Calls that end before it fail now: what is
 // not sent cannot be there twice.
-func (l *lane) await(ctx context.Context, a *admission, inDoubt bool) {
+func (w *partitionWriter) await(ctx context.Context, a *admission, inDoubt bool) {
 	for ctx.Err() == nil {
 		now := time.Now()
 		pause, slow := a.throttle.state(now)
@@ -83,13 +83,13 @@ func (l *lane) await(ctx context.Context, a *admission, inDoubt bool) {
 			return
 		}
 		if !inDoubt {
-			l.giveUp(now, max(pause, 0))
+			w.giveUp(now, max(pause, 0))
 		}
-		if l.idle() {
+		if w.idle() {
 			return
 		}
 		if slow && a.turn == nil {
-			a.turn = a.throttle.queue(l.oldest())
+			a.turn = a.throttle.queue(w.oldest())
 		}
 		switch {
 		case a.turn != nil && !a.turn.comes(ctx, look):
@@ -102,10 +102,10 @@ func (l *lane) await(ctx context.Context, a *admission, inDoubt bool) {
 }
 
 // oldest returns when the first of the calls that wait began.
-func (l *lane) oldest() time.Time {
-	l.mu.Lock()
-	queue := l.queue
-	l.mu.Unlock()
+func (w *partitionWriter) oldest() time.Time {
+	w.mu.Lock()
+	queue := w.queue
+	w.mu.Unlock()
 	for _, s := range queue {
 		if !s.settled() {
 			return s.call.began
@@ -115,18 +115,18 @@ func (l *lane) oldest() time.Time {
 }
 
 // idle reports whether nothing is left to send.
-func (l *lane) idle() bool {
-	l.mu.Lock()
-	queue := l.queue
-	l.mu.Unlock()
+func (w *partitionWriter) idle() bool {
+	w.mu.Lock()
+	queue := w.queue
+	w.mu.Unlock()
 	return !slices.ContainsFunc(queue, func(s *segment) bool { return !s.settled() })
 }
 
 // giveUp fails what the broker's pause leaves no time for.
-func (l *lane) giveUp(now time.Time, pause time.Duration) {
-	l.mu.Lock()
-	queue := l.queue
-	l.mu.Unlock()
+func (w *partitionWriter) giveUp(now time.Time, pause time.Duration) {
+	w.mu.Lock()
+	queue := w.queue
+	w.mu.Unlock()
 	var failure error
 	for _, s := range queue {
 		if s.settled() || !s.call.endsBefore(now.Add(pause)) {
@@ -135,7 +135,7 @@ func (l *lane) giveUp(now time.Time, pause time.Duration) {
 		if failure == nil {
 			failure = &sinks.Error{Scope: sinks.ScopePartition, Reason: reasonThrottled,
 				Err: fmt.Errorf("kafka topic %s, partition %d: not sent in time, since its leader throttles this client (for another %s): raise the quota (producer_byte_rate or request_percentage) of the client id or user",
-					l.topic, l.partition, pause.Round(time.Millisecond))}
+					w.topic, w.partition, pause.Round(time.Millisecond))}
 		}
 		s.fail(failure)
 	}

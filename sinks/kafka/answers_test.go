@@ -180,7 +180,7 @@ func (c *forgedConn) Read(p []byte) (int, error) {
 func TestAnswers(t *testing.T) {
 	for _, test := range []struct {
 		before, after kafkago.Error
-		// renewed: the lane gets another producer id.
+		// renewed: the writer gets another producer id.
 		renewed bool
 	}{
 		{before: kafkago.UnknownTopicOrPartition},
@@ -217,7 +217,7 @@ func TestAnswers(t *testing.T) {
 			if results := p.Publish(t.Context(), messages[:10]); results != nil {
 				t.Fatal(results[0])
 			}
-			was := p.lane(topic, 0).session
+			was := p.writer(topic, 0).producer
 			f.mu.Lock()
 			if test.before != 0 {
 				f.produce = append(f.produce, test.before)
@@ -231,8 +231,8 @@ func TestAnswers(t *testing.T) {
 					t.Fatal(results[0])
 				}
 			}
-			if now := p.lane(topic, 0).session; (now != was) != test.renewed {
-				t.Errorf("session %+v, was %+v, want another: %t", now, was, test.renewed)
+			if now := p.writer(topic, 0).producer; (now != was) != test.renewed {
+				t.Errorf("producer %+v, was %+v, want another: %t", now, was, test.renewed)
 			}
 			if test.after == kafkago.DuplicateSequenceNumber {
 				return // the broker had it, and the sink could not know: it is there twice
@@ -361,21 +361,21 @@ func TestNotAllowedToBeIdempotent(t *testing.T) {
 	if n := strings.Count(log.String(), "does not let this user produce idempotently"); n != 1 {
 		t.Errorf("%d lines about it, want 1:\n%s", n, log.String())
 	}
-	p.sessions.mu.Lock()
-	p.sessions.refusedUntil = time.Now() // a minute later
-	p.sessions.mu.Unlock()
+	p.producers.mu.Lock()
+	p.producers.refusedUntil = time.Now() // a minute later
+	p.producers.mu.Unlock()
 	publish()
 	if f.requests != 2 || strings.Count(log.String(), "does not let this user produce idempotently") != 1 {
 		t.Errorf("%d requests for a producer id, want 2 and no other line:\n%s", f.requests, log.String())
 	}
-	p.sessions.mu.Lock()
-	p.sessions.refusedUntil = time.Now()
-	p.sessions.mu.Unlock()
+	p.producers.mu.Lock()
+	p.producers.refusedUntil = time.Now()
+	p.producers.mu.Unlock()
 	f.mu.Lock()
 	f.initialize = 0
 	f.mu.Unlock()
 	publish()
-	if p.lane(topic, 0).session == noSession || !strings.Contains(log.String(), "lets this user produce idempotently now") {
+	if p.writer(topic, 0).producer == noProducer || !strings.Contains(log.String(), "lets this user produce idempotently now") {
 		t.Errorf("not idempotent although it is allowed:\n%s", log.String())
 	}
 	// A broker before 2.8 can also refuse the batch itself.
@@ -383,7 +383,7 @@ func TestNotAllowedToBeIdempotent(t *testing.T) {
 	f.produce = []kafkago.Error{kafkago.ClusterAuthorizationFailed}
 	f.mu.Unlock()
 	publish()
-	if p.lane(topic, 0).session != noSession {
+	if p.writer(topic, 0).producer != noProducer {
 		t.Error("still idempotent after the broker refused the batch for it")
 	}
 	wantSequences(t, readTopic(t, topic, len(messages), 20*time.Second), messages)
@@ -421,7 +421,7 @@ func TestProducerIDFails(t *testing.T) {
 	if results := p.Publish(t.Context(), []sinks.Message{m}); results != nil {
 		t.Fatal(results[0])
 	}
-	if p.lane(topic, 0).session == noSession {
+	if p.writer(topic, 0).producer == noProducer {
 		t.Error("not idempotent")
 	}
 	wantSequences(t, readTopic(t, topic, 1, 20*time.Second), []sinks.Message{m})

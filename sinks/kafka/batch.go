@@ -135,7 +135,7 @@ func (b *recordBatch) finish(now time.Time) error {
 
 // stamp sets who sends the batch, by which the broker knows a resent batch, and
 // the checksum.
-func (b *recordBatch) stamp(by session, sequence int32) {
+func (b *recordBatch) stamp(by producer, sequence int32) {
 	binary.BigEndian.PutUint64(b.wire[atProducerID:], uint64(by.id))
 	binary.BigEndian.PutUint16(b.wire[atProducerEpoch:], uint16(by.epoch))
 	binary.BigEndian.PutUint32(b.wire[atBaseSequence:], uint32(sequence))

@@ -93,7 +93,7 @@ func TestBatchRoundTrip(t *testing.T) {
 				if err := b.finish(created); err != nil {
 					t.Fatal(err)
 				}
-				b.stamp(session{id: 77, epoch: 3}, 12)
+				b.stamp(producer{id: 77, epoch: 3}, 12)
 			}
 			if got := crc32.Checksum(b.wire[atAttributes:], castagnoli); got != binary.BigEndian.Uint32(b.wire[atChecksum:]) {
 				t.Error("wrong checksum")
@@ -142,7 +142,7 @@ func TestRecordsAreCanonical(t *testing.T) {
 	if err := b.finish(created); err != nil {
 		t.Fatal(err)
 	}
-	b.stamp(noSession, -1)
+	b.stamp(noProducer, -1)
 	var want bytes.Buffer
 	set := protocol.RecordSet{Version: 2, Records: protocol.NewRecordReader(records...)}
 	if _, err := set.WriteTo(&want); err != nil {
@@ -162,7 +162,7 @@ func TestBatchUndo(t *testing.T) {
 	if err := b.finish(created); err != nil {
 		t.Fatal(err)
 	}
-	b.stamp(noSession, -1)
+	b.stamp(noProducer, -1)
 	if records, _ := decode(t, b.wire); len(records) != 1 || string(records[0].value) != "1" {
 		t.Errorf("records %+v, want the first only", records)
 	}
@@ -228,7 +228,7 @@ func TestHeaders(t *testing.T) {
 			if err := b.finish(created); err != nil {
 				t.Fatal(err)
 			}
-			b.stamp(noSession, -1)
+			b.stamp(noProducer, -1)
 			records, _ := decode(t, b.wire)
 			if got, want := strings.Join(records[0].headers, "\n"), strings.Join(test.want, "\n"); got != want {
 				t.Errorf("headers\n%s\nwant\n%s", got, want)
@@ -284,7 +284,7 @@ func BenchmarkEncode(b *testing.B) {
 				if err := batch.finish(created); err != nil {
 					b.Fatal(err)
 				}
-				batch.stamp(session{1, 1}, 1)
+				batch.stamp(producer{1, 1}, 1)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/1000, "ns/record")
 		})

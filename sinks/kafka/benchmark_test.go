@@ -56,6 +56,19 @@ func BenchmarkPublish(b *testing.B) {
 	}
 }
 
+// BenchmarkPartition asks for a message's partition, as is done for each row.
+func BenchmarkPartition(b *testing.B) {
+	p := open(b, Config{Brokers: []string{"127.0.0.1:1"}, MaxMessageBytes: 1 << 20})
+	p.layouts.topics["orders"] = &layout{asked: time.Now(), leaders: make([]int32, 12)}
+	m := publishable("orders", 1, []byte("order-1234567"))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, known := p.Partition(&m); !known {
+			b.Fatal("unknown")
+		}
+	}
+}
+
 func cpuTime(b *testing.B) time.Duration {
 	b.Helper()
 	var usage syscall.Rusage

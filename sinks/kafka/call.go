@@ -23,7 +23,7 @@ type call struct {
 	// never.
 	began, deadline time.Time
 
-	// memory is held for reading while a lane reads messages, and for writing
+	// memory is held for reading while a writer reads messages, and for writing
 	// when Publish is about to return: from then on the messages are their
 	// owner's again.
 	memory sync.RWMutex
@@ -40,9 +40,9 @@ type call struct {
 	broken map[orderKey]struct{}
 	done   chan struct{}
 
-	// anyFailed spares the lanes mu as long as nothing has failed.
+	// anyFailed spares the writers mu as long as nothing has failed.
 	anyFailed atomic.Bool
-	// segments are all that were handed to lanes.
+	// segments are all that were handed to writers.
 	segments []*segment
 }
 
@@ -55,9 +55,9 @@ type segment struct {
 	// indexes are the messages', ascending.
 	indexes []int32
 	// next is the position in indexes of the first message that is not resolved
-	// yet. The lane changes it with call.mu held.
+	// yet. The writer changes it with call.mu held.
 	next int
-	// trouble is the latest error that the lane is waiting out.
+	// trouble is the latest error that the writer is waiting out.
 	trouble atomic.Pointer[error]
 }
 
@@ -116,7 +116,7 @@ func (c *call) failLocked(err error, indexes []int32) {
 	c.resolve(failed)
 }
 
-// refuse fails one message and with it the rest of its key: the lane asks held
+// refuse fails one message and with it the rest of its key: the writer asks held
 // before it sends any other.
 func (c *call) refuse(err error, index int32) {
 	c.mu.Lock()
@@ -206,8 +206,8 @@ func (c *call) live() bool {
 	return !c.ended
 }
 
-// end takes the messages back from the lanes and returns Publish's result. What
-// is not resolved fails with what why makes of the trouble that its lane has, if
+// end takes the messages back from the writers and returns Publish's result. What
+// is not resolved fails with what why makes of the trouble that its writer has, if
 // any.
 func (c *call) end(why func(trouble error) error) []error {
 	c.memory.Lock()
@@ -238,7 +238,7 @@ func (c *call) end(why func(trouble error) error) []error {
 }
 
 // unresolved is the error of messages that were not acknowledged before the
-// context ended with the cause. It concerns whom their lane's trouble does.
+// context ended with the cause. It concerns whom their writer's trouble does.
 // Without one there was no answer at all, which concerns everybody unless brokers
 // answered others meanwhile.
 func unresolved(cause, trouble error, answered bool) error {

@@ -157,10 +157,15 @@ func (c *cluster) again(ctx context.Context, request func() error) error {
 }
 
 // metadata asks a broker for topics, and creates none. A broker that is frozen
-// takes connections and says nothing; the second attempt dials another, mostly.
+// takes connections and says nothing; the second attempt dials another, mostly. The
+// last attempt may take as long as a request may.
 func (c *cluster) metadata(ctx context.Context, topics []string) (response *metadata.Response, err error) {
-	for range min(len(c.config.Brokers), 2) {
-		limited, cancel := context.WithTimeout(ctx, answerTimeout)
+	for attempts := min(len(c.config.Brokers), 2); attempts > 0; attempts-- {
+		patience := answerTimeout
+		if attempts == 1 {
+			patience = requestTimeout
+		}
+		limited, cancel := context.WithTimeout(ctx, patience)
 		err = c.again(limited, func() error {
 			message, err := c.roundTrip(limited, newFreshMetadata(anyBroker, topics))
 			if err == nil {
@@ -251,7 +256,7 @@ func (c *cluster) reachNow(ctx context.Context, broker int32, clusterID string) 
 		c.reset(era)
 		err = ask()
 	}
-	if err == nil && answer.ClusterID != clusterID {
+	if err == nil && answer.ClusterID != clusterID && answer.ClusterID != "" && clusterID != "" {
 		err = fmt.Errorf("cluster %s answers there, and not cluster %s", answer.ClusterID, clusterID)
 	}
 	return err
@@ -266,7 +271,14 @@ func (c *cluster) answers(ctx context.Context) error {
 	if time.Since(c.asked) < refreshPause {
 		return c.answer
 	}
-	_, c.answer = c.metadata(ctx, []string{})
+	for range min(len(c.config.Brokers), 2) {
+		limited, cancel := context.WithTimeout(ctx, answerTimeout)
+		_, c.answer = c.roundTrip(limited, newFreshMetadata(anyBroker, []string{}))
+		cancel()
+		if c.answer == nil || !isTimeout(c.answer) {
+			break
+		}
+	}
 	c.asked = time.Now()
 	return c.answer
 }
@@ -289,16 +301,16 @@ func (c *cluster) ping(ctx context.Context) error {
 }
 
 // newSession gets a producer id that nobody has used.
-func (c *cluster) newSession(ctx context.Context) (session, error) {
+func (c *cluster) initProducer(ctx context.Context) (producer, error) {
 	message, err := c.roundTrip(ctx, &newProducer{ProducerID: -1, ProducerEpoch: -1})
 	if err != nil {
-		return noSession, err
+		return noProducer, err
 	}
 	response := message.(*initproducerid.Response)
 	if response.ErrorCode != 0 {
-		return noSession, kafkago.Error(response.ErrorCode)
+		return noProducer, kafkago.Error(response.ErrorCode)
 	}
-	return session{id: response.ProducerID, epoch: response.ProducerEpoch}, nil
+	return producer{id: response.ProducerID, epoch: response.ProducerEpoch}, nil
 }
 
 // connections are the network connections of a cluster, so that they can be

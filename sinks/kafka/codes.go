@@ -88,7 +88,7 @@ var rulings = map[kafkago.Error]ruling{
 	kafkago.ThrottlingQuotaExceeded: {"THROTTLING_QUOTA_EXCEEDED", verdict{action: actionWait, scope: sinks.ScopePartition, reason: reasonBroker, appended: true},
 		"over a quota for now"},
 
-	// The producer id, which the lane renews; nobody notices unless that fails.
+	// The producer id, which the writer renews; nobody notices unless that fails.
 
 	kafkago.OutOfOrderSequenceNumber: {"OUT_OF_ORDER_SEQUENCE_NUMBER", verdict{action: actionRenew, scope: sinks.ScopePartition, reason: reasonProducerID},
 		"the partition lost what this producer wrote before, by an unclean election for example"},

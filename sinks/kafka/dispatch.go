@@ -27,7 +27,7 @@ type target struct {
 	indexes []int32
 }
 
-// dispatch hands the messages to the lanes, and fails those that have none.
+// dispatch hands the messages to the writers, and fails those that have none.
 func (p *Publisher) dispatch(ctx context.Context, c *call) {
 	var absent []target
 	var aged []string
@@ -159,7 +159,7 @@ func (p *Publisher) known(topic string) {
 	delete(p.unknown, topic)
 }
 
-// assign hands a topic's messages to the lanes of its partitions.
+// assign hands a topic's messages to the writers of its partitions.
 func (p *Publisher) assign(c *call, t target, layout *layout) {
 	partitions := len(layout.leaders)
 	chosen := make([]int32, len(t.indexes))
@@ -199,7 +199,7 @@ func (p *Publisher) assign(c *call, t target, layout *layout) {
 	c.mu.Unlock()
 	for partition, s := range segments {
 		if s != nil {
-			p.lane(t.topic, int32(partition)).enqueue(s)
+			p.writer(t.topic, int32(partition)).enqueue(s)
 		}
 	}
 }

@@ -228,7 +228,7 @@ func TestGivenUpBatch(t *testing.T) {
 }
 
 // TestGivenUpBatchIsNotAppendedLate has a batch that was given up arrive when its
-// messages have been sent anew: the broker refuses it, by its epoch.
+// messages have been sent again: the broker refuses it, by its epoch.
 func TestGivenUpBatchIsNotAppendedLate(t *testing.T) {
 	p := open(t, testConfig(t))
 	f := &faults{}
@@ -238,15 +238,15 @@ func TestGivenUpBatchIsNotAppendedLate(t *testing.T) {
 	if results := p.Publish(t.Context(), []sinks.Message{first}); results != nil {
 		t.Fatal(results)
 	}
-	// What is on its way, as the lane would send it now.
-	l := p.lane(topic, 0)
+	// What is on its way, as the writer would send it now.
+	l := p.writer(topic, 0)
 	late := &recordBatch{envelope: p.envelope}
 	late.begin()
 	late.add(&second)
 	if err := late.finish(time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	late.stamp(l.session, l.sequence)
+	late.stamp(l.producer, l.sequence)
 
 	f.refuse.Store(1)
 	f.downAfter.Store(true)

@@ -119,14 +119,13 @@ func (l *layouts) renew(ctx context.Context, topic string, after time.Time) {
 	case <-ctx.Done():
 		return
 	}
-	sleep(ctx, refreshPause-time.Since(l.renewed))
-	l.mu.Lock()
-	if _, wanted := l.wanted[topic]; !wanted {
-		if known := l.topics[topic]; known == nil || known.asked.After(after) {
-			l.mu.Unlock()
-			return
-		}
+	if l.renewedAfter(topic, after) {
+		return
 	}
+	if pause := refreshPause - time.Since(l.renewed); pause > 0 {
+		sleep(ctx, pause)
+	}
+	l.mu.Lock()
 	l.wanted[topic] = struct{}{}
 	topics := make([]string, 0, len(l.wanted))
 	for name := range l.wanted {
@@ -136,6 +135,17 @@ func (l *layouts) renew(ctx context.Context, topic string, after time.Time) {
 	l.mu.Unlock()
 	_, _ = l.ask(ctx, topics)
 	l.renewed = time.Now()
+}
+
+// renewedAfter reports whether somebody asked for the topic since it was wanted.
+func (l *layouts) renewedAfter(topic string, moment time.Time) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if _, wanted := l.wanted[topic]; wanted {
+		return false
+	}
+	known := l.topics[topic]
+	return known == nil || known.asked.After(moment)
 }
 
 // refresh asks for topics beside their use.

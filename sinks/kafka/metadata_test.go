@@ -147,13 +147,13 @@ func TestOpenPartitions(t *testing.T) {
 		}
 	}
 	want(0, 2, 3)
-	p.avoided.add(laneName{"t", 2})
-	p.avoided.add(laneName{"other", 3})
+	p.avoided.add(partitionName{"t", 2})
+	p.avoided.add(partitionName{"other", 3})
 	want(0, 3)
-	p.avoided.add(laneName{"t", 0})
-	p.avoided.add(laneName{"t", 3})
+	p.avoided.add(partitionName{"t", 0})
+	p.avoided.add(partitionName{"t", 3})
 	want(0, 2, 3) // none is better than another
-	p.avoided.remove(laneName{"t", 2})
+	p.avoided.remove(partitionName{"t", 2})
 	want(2)
 	layout.led = nil
 	want(0, 1, 2, 3)

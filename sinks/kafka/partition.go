@@ -16,20 +16,20 @@ type avoided struct {
 	// n spares everybody the lock while there are none.
 	n     atomic.Int32
 	mu    sync.Mutex
-	until map[laneName]time.Time
+	until map[partitionName]time.Time
 }
 
-func (a *avoided) add(name laneName) {
+func (a *avoided) add(name partitionName) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.until == nil {
-		a.until = map[laneName]time.Time{}
+		a.until = map[partitionName]time.Time{}
 	}
 	a.until[name] = time.Now().Add(avoidFor)
 	a.n.Store(int32(len(a.until)))
 }
 
-func (a *avoided) remove(name laneName) {
+func (a *avoided) remove(name partitionName) {
 	if a.n.Load() == 0 {
 		return
 	}
@@ -48,7 +48,7 @@ func (a *avoided) filter(topic string, partitions []int32) []int32 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	open := slices.DeleteFunc(slices.Clone(partitions), func(partition int32) bool {
-		name := laneName{topic, partition}
+		name := partitionName{topic, partition}
 		until, ok := a.until[name]
 		if ok && now.After(until) {
 			delete(a.until, name)

@@ -1,6 +1,6 @@
 // Package kafka is the sink for Apache Kafka, on kafka-go's Client.
 //
-// Each partition has a lane with one batch under way, filled by all concurrent
+// Each partition has a partition writer with one batch under way, filled by all concurrent
 // calls; the next batch waits until that one is resolved, and goes nowhere when
 // it failed. So messages of one key keep their order whatever happens, and the
 // partitions keep each other company. Batches carry a producer id and a
@@ -43,11 +43,11 @@ type Publisher struct {
 	maxMessageBytes int
 	logger          *slog.Logger
 	cluster         *cluster
-	sessions        *sessions
-	// ctx ends at Close, and with it the lanes.
+	producers       *producers
+	// ctx ends at Close, and with it the writers.
 	ctx    context.Context
 	cancel context.CancelFunc
-	// running are the calls and the lanes' goroutines.
+	// running are the calls and the writers' goroutines.
 	running sync.WaitGroup
 	slots   chan struct{}
 	batches sync.Pool
@@ -57,9 +57,9 @@ type Publisher struct {
 	// keyless counts messages without key.
 	keyless atomic.Uint32
 
-	mu     sync.Mutex
-	closed bool
-	lanes  map[laneName]*lane
+	mu      sync.Mutex
+	closed  bool
+	writers map[partitionName]*partitionWriter
 	// unknown are topics that were waited for, and until when that holds.
 	unknown map[string]time.Time
 
@@ -67,7 +67,7 @@ type Publisher struct {
 	avoided avoided
 }
 
-type laneName struct {
+type partitionName struct {
 	topic     string
 	partition int32
 }
@@ -108,14 +108,14 @@ func New(config Config, style sinks.Envelope, logger *slog.Logger) (*Publisher, 
 		logger:          logger,
 		cluster:         cluster,
 		layouts:         newLayouts(cluster),
-		sessions:        newSessions(cluster, config.Idempotent, logger),
+		producers:       newProducers(cluster, config.Idempotent, logger),
 		ctx:             ctx,
 		cancel:          cancel,
 		slots:           make(chan struct{}, concurrentRequests),
-		lanes:           map[laneName]*lane{},
+		writers:         map[partitionName]*partitionWriter{},
 		unknown:         map[string]time.Time{},
 	}
-	p.batches.New = func() any { return &shipment{recordBatch: recordBatch{envelope: envelope, codec: codec}} }
+	p.batches.New = func() any { return &requestBatch{recordBatch: recordBatch{envelope: envelope, codec: codec}} }
 	return p, nil
 }
 
@@ -176,23 +176,23 @@ func (p *Publisher) enter() bool {
 	return true
 }
 
-func (p *Publisher) lane(topic string, partition int32) *lane {
+func (p *Publisher) writer(topic string, partition int32) *partitionWriter {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	name := laneName{topic, partition}
-	l := p.lanes[name]
+	name := partitionName{topic, partition}
+	l := p.writers[name]
 	if l == nil {
-		l = newLane(p, topic, partition)
-		p.lanes[name] = l
+		l = newPartitionWriter(p, topic, partition)
+		p.writers[name] = l
 	}
 	return l
 }
 
-func (p *Publisher) batch() *shipment { return p.batches.Get().(*shipment) }
+func (p *Publisher) batch() *requestBatch { return p.batches.Get().(*requestBatch) }
 
 // recycle keeps a batch's memory for the next, unless one huge message made it
 // so large.
-func (p *Publisher) recycle(b *shipment) {
+func (p *Publisher) recycle(b *requestBatch) {
 	clear(b.entries)
 	clear(b.parts)
 	if cap(b.records) <= 2*batchBytes {

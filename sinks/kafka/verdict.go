@@ -10,11 +10,11 @@ import (
 	"github.com/outboxrelay/relay/sinks"
 )
 
-// action is what a lane does with a batch that was not acknowledged.
+// action is what a writer does with a batch that was not acknowledged.
 type action uint8
 
 const (
-	// actionFail: the lane's messages fail with the verdict's scope, and its
+	// actionFail: the writer's messages fail with the verdict's scope, and its
 	// caller backs off.
 	actionFail action = iota
 	// actionReconnect: the connection broke; again by a new one, for as long as
@@ -36,7 +36,7 @@ const (
 // verdict is what an error means for a batch.
 type verdict struct {
 	action action
-	// scope is whom the error concerns when the lane gives up.
+	// scope is whom the error concerns when the writer gives up.
 	scope sinks.Scope
 	// reason is the error's word in metrics.
 	reason string
@@ -93,7 +93,7 @@ func patience(inDoubt bool) time.Duration {
 func (v verdict) waits() bool { return v.action == actionWait || v.action == actionReconnect }
 
 // judge is the one place that says what an error of a produce request means. It
-// says nothing about who is innocent: the lane does.
+// says nothing about who is innocent: the writer does.
 func judge(err error) verdict {
 	if code, ok := errors.AsType[kafkago.Error](err); ok {
 		return judgeCode(code)

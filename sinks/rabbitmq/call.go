@@ -32,20 +32,20 @@ type breakpoint struct {
 // none stands for no chain and no successor.
 const none = -1
 
-// call is one Publish. Its goroutine sends and settles; lanes report outcomes
+// call is one Publish. Its goroutine sends and settles; channels report outcomes
 // with complete.
 type call struct {
-	session   *session
-	messages  []sinks.Message
-	mandatory bool
-	encoder   encoder
+	connection *connection
+	messages   []sinks.Message
+	mandatory  bool
+	encoder    encoder
 
 	results   []error
 	states    []state
 	unsettled int
 
-	legs  []*leg
-	legOf []int32
+	parts  []*part
+	partOf []int32
 	// chainOf numbers the (exchange, routing key, key) of each message. follower
 	// is the next message of the chain, which leaves after the confirm of this
 	// one (order strict).
@@ -62,13 +62,13 @@ type call struct {
 	spare   []completion
 }
 
-// completion is an outcome on its way from a lane to its call.
+// completion is an outcome on its way from a channel to its call.
 type completion struct {
 	index   int32
 	outcome outcome
 }
 
-// complete reports an outcome; a lane calls it, and rings wake.
+// complete reports an outcome; a channel calls it, and rings wake.
 func (c *call) complete(index int32, o outcome) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -114,10 +114,10 @@ func heritage(err error) error {
 	return sinks.ErrSkipped
 }
 
-// settleRest gives every unsettled message of a leg, or of all legs, a result.
-func (c *call) settleRest(only *leg, failure func(index int32) error) {
+// settleRest gives every unsettled message of a part, or of all parts, a result.
+func (c *call) settleRest(only *part, failure func(index int32) error) {
 	for i := range c.messages {
-		if c.states[i] != settled && (only == nil || c.legs[c.legOf[i]] == only) {
+		if c.states[i] != settled && (only == nil || c.parts[c.partOf[i]] == only) {
 			c.settle(int32(i), failure(int32(i)))
 		}
 	}
@@ -125,26 +125,26 @@ func (c *call) settleRest(only *leg, failure func(index int32) error) {
 
 // run sends until every message is settled.
 func (c *call) run(ctx context.Context) {
-	defer c.session.changed.remove(c.wake)
+	defer c.connection.changed.remove(c.wake)
 	defer c.depart()
 	var blockedSince time.Time
 	for {
-		c.session.changed.add(c.wake)
+		c.connection.changed.add(c.wake)
 		c.collect()
-		reason := c.session.block.reason.Load()
+		reason := c.connection.block.reason.Load()
 		var grace <-chan time.Time
 		switch {
 		case c.unsettled == 0:
 			return
-		case c.session.ended():
-			c.abortWithSession()
+		case c.connection.ended():
+			c.abortWithConnection()
 			return
 		case ctx.Err() != nil:
 			c.abort(ctx)
 			return
 		case reason == nil:
 			blockedSince = time.Time{}
-			for _, l := range c.legs {
+			for _, l := range c.parts {
 				c.advance(ctx, l)
 			}
 			if c.unsettled == 0 {
@@ -155,8 +155,8 @@ func (c *call) run(ctx context.Context) {
 				blockedSince = time.Now()
 			}
 			left := blockGrace - time.Since(blockedSince)
-			if left <= 0 || !slices.ContainsFunc(c.legs, (*leg).busy) {
-				err := blocked(c.session.target.address, *reason)
+			if left <= 0 || !slices.ContainsFunc(c.parts, (*part).busy) {
+				err := blocked(c.connection.target.address, *reason)
 				c.settleRest(nil, func(int32) error { return err })
 				return
 			}
@@ -172,8 +172,8 @@ func (c *call) run(ctx context.Context) {
 
 // abort settles everything when the context has ended.
 func (c *call) abort(ctx context.Context) {
-	sent := interrupted(ctx, c.session.target.address, true)
-	unsent := interrupted(ctx, c.session.target.address, false)
+	sent := interrupted(ctx, c.connection.target.address, true)
+	unsent := interrupted(ctx, c.connection.target.address, false)
 	c.settleRest(nil, func(index int32) error {
 		if c.states[index] == inFlight {
 			return sent
@@ -182,30 +182,30 @@ func (c *call) abort(ctx context.Context) {
 	})
 }
 
-// abortWithSession settles everything when the connection has ended, after the
+// abortWithConnection settles everything when the connection has ended, after the
 // confirms that came before its end.
-func (c *call) abortWithSession() {
-	for _, l := range c.legs {
-		if l.lane != nil {
-			<-l.lane.ended // follows at once
+func (c *call) abortWithConnection() {
+	for _, l := range c.parts {
+		if l.channel != nil {
+			<-l.channel.ended // follows at once
 		}
 	}
 	c.collect()
-	err := c.session.failure()
+	err := c.connection.failure()
 	c.settleRest(nil, func(int32) error { return err })
 }
 
-// depart leaves the lanes.
+// depart leaves the channels.
 func (c *call) depart() {
-	for _, l := range c.legs {
-		if l.lane == nil {
+	for _, l := range c.parts {
+		if l.channel == nil {
 			continue
 		}
 		if l.inFlight > 0 {
-			l.lane.leave(c)
+			l.channel.leave(c)
 		}
 		if l.private {
-			l.lane.retire()
+			l.channel.retire()
 		}
 	}
 }
@@ -218,7 +218,7 @@ func (c *call) collect() {
 	c.mu.Unlock()
 	c.spare = batch
 	for _, done := range batch {
-		l := c.legs[c.legOf[done.index]]
+		l := c.parts[c.partOf[done.index]]
 		l.inFlight--
 		c.states[done.index] = waiting
 		routingKey := c.messages[done.index].Destination

@@ -66,13 +66,13 @@ func TestPlan(t *testing.T) {
 	messages[5].Exchange = "other"
 	config := Defaults()
 	c := newCall(messages, config, sinks.Envelope{})
-	if len(c.legs) != 2 || len(c.legs[0].ready) != 4 || len(c.legs[1].ready) != 1 || c.follower[0] != 1 {
-		t.Errorf("strict: legs %d, ready %v, followers %v", len(c.legs), c.legs[0].ready, c.follower)
+	if len(c.parts) != 2 || len(c.parts[0].ready) != 4 || len(c.parts[1].ready) != 1 || c.follower[0] != 1 {
+		t.Errorf("strict: parts %d, ready %v, followers %v", len(c.parts), c.parts[0].ready, c.follower)
 	}
 	config.Order = OrderPipelined
 	c = newCall(messages, config, sinks.Envelope{})
-	if len(c.legs[0].ready) != 5 {
-		t.Errorf("pipelined: ready %v", c.legs[0].ready)
+	if len(c.parts[0].ready) != 5 {
+		t.Errorf("pipelined: ready %v", c.parts[0].ready)
 	}
 
 	// What AMQP cannot carry is settled before there is a connection, and with
@@ -85,7 +85,7 @@ func TestPlan(t *testing.T) {
 		if c.unsettled != 2 || c.states[0] != waiting || c.states[3] != waiting {
 			t.Errorf("%s: states %v", order, c.states)
 		}
-		if ready := c.unsent(c.legs[0].ready); len(ready) != 2 {
+		if ready := c.unsent(c.parts[0].ready); len(ready) != 2 {
 			t.Errorf("%s: ready %v", order, ready)
 		}
 		if !errors.Is(c.results[2], sinks.ErrSkipped) || sinks.ScopeOf(c.results[1]) != sinks.ScopeMessage {

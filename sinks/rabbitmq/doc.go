@@ -5,7 +5,7 @@
 //
 // A message is reported as sent only after the broker confirmed it positively
 // and, with mandatory, did not return it as unroutable. A returned message
-// arrives before its confirm, so the lane that reads both looks at every
+// arrives before its confirm, so the channel that reads both looks at every
 // return that came before a confirm before it believes the confirm.
 //
 // With order strict, at most one message of an (exchange, routing key, key) is
@@ -22,19 +22,19 @@
 //
 // # How it is built
 //
-//   - Publisher owns at most one session, made anew when the last one ended.
-//   - session is one connection: its channels, and whether the broker blocks it.
+//   - Publisher owns at most one connection, made again when the last one ended.
+//   - connection is one connection to the broker: its channels, and whether the broker blocks it.
 //   - stream is the connection's socket: writes are handed to a goroutine of
 //     its own, which writes many frames with one system call and bounds every
 //     write, so that a stalled broker cannot hang a caller.
-//   - lane is one channel in confirm mode for one exchange, with the queue of
+//   - channel is one channel in confirm mode for one exchange, with the queue of
 //     messages that await their confirm. The broker answers a refused publish
 //     (missing exchange, no permission, too large a message) by closing the
 //     channel, so exchanges do not share one.
-//   - call is one Publish: it groups the messages into legs, one for each
+//   - call is one Publish: it groups the messages into parts, one for each
 //     exchange, sends what order allows and settles each key as a prefix.
 //
 // A channel that the broker closed does not say which message it refused. The
-// call then sends its own unresolved messages one at a time on a private lane:
+// call then sends its own unresolved messages one at a time on a private channel:
 // the one that closes it is the culprit, the others are innocent.
 package rabbitmq

@@ -5,7 +5,7 @@ import "github.com/outboxrelay/relay/sinks"
 // chainKey is what order is kept within.
 type chainKey struct{ exchange, routingKey, key string }
 
-// newCall sorts messages into legs and chains, and settles those that AMQP
+// newCall sorts messages into parts and chains, and settles those that AMQP
 // cannot carry. It needs no connection.
 func newCall(messages []sinks.Message, config Config, envelope sinks.Envelope) *call {
 	n := len(messages)
@@ -15,7 +15,7 @@ func newCall(messages []sinks.Message, config Config, envelope sinks.Envelope) *
 		mandatory: config.Mandatory,
 		encoder:   encoder{envelope: envelope, persistent: config.Persistent},
 		results:   make([]error, n), states: make([]state, n), unsettled: n,
-		legOf: numbers[:n], chainOf: numbers[n : 2*n], follower: numbers[2*n:],
+		partOf: numbers[:n], chainOf: numbers[n : 2*n], follower: numbers[2*n:],
 		deliveries: make([]delivery, n),
 		wake:       make(chan struct{}, 1),
 	}
@@ -28,7 +28,7 @@ func newCall(messages []sinks.Message, config Config, envelope sinks.Envelope) *
 		if exchange == "" {
 			exchange = config.Exchange
 		}
-		l := c.leg(index, exchange)
+		l := c.part(index, exchange)
 		c.chainOf[i], c.follower[i] = none, none
 		previous := int32(none)
 		if key, ordered := m.OrderedBy(); ordered {
@@ -61,17 +61,17 @@ func newCall(messages []sinks.Message, config Config, envelope sinks.Envelope) *
 	return c
 }
 
-// leg returns the leg of an exchange and notes that the message is part of it.
+// part returns the part of an exchange and notes that the message is part of it.
 // A call has few of them.
-func (c *call) leg(index int32, exchange string) *leg {
-	for i, l := range c.legs {
+func (c *call) part(index int32, exchange string) *part {
+	for i, l := range c.parts {
 		if l.exchange == exchange {
-			c.legOf[index] = int32(i)
+			c.partOf[index] = int32(i)
 			return l
 		}
 	}
-	l := &leg{exchange: exchange}
-	c.legOf[index] = int32(len(c.legs))
-	c.legs = append(c.legs, l)
+	l := &part{exchange: exchange}
+	c.partOf[index] = int32(len(c.parts))
+	c.parts = append(c.parts, l)
 	return l
 }

@@ -24,7 +24,7 @@ func TestOnlyTheFirstOfASequenceIsReady(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newCall(test.messages, Config{Order: OrderStrict}, sinks.Envelope{Style: sinks.StylePlain})
-			if got := c.legs[0].ready; !slices.Equal(got, test.ready) {
+			if got := c.parts[0].ready; !slices.Equal(got, test.ready) {
 				t.Errorf("ready are %v, want %v", got, test.ready)
 			}
 		})

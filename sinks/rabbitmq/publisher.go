@@ -13,7 +13,7 @@ import (
 )
 
 // Publisher sends messages to RabbitMQ; it implements sinks.Publisher. It
-// connects when it is first used, and anew whenever the connection was lost.
+// connects when it is first used, and again whenever the connection was lost.
 type Publisher struct {
 	config   Config
 	envelope sinks.Envelope
@@ -24,7 +24,7 @@ type Publisher struct {
 
 	mu      sync.Mutex
 	closed  bool
-	current *session
+	current *connection
 	dialing *attempt
 	working sync.WaitGroup
 }
@@ -33,9 +33,9 @@ var _ sinks.Publisher = (*Publisher)(nil)
 
 // attempt is a connection in the making that several calls wait for.
 type attempt struct {
-	ready   chan struct{}
-	session *session // valid when ready is closed and err is nil
-	err     error
+	ready      chan struct{}
+	connection *connection // valid when ready is closed and err is nil
+	err        error
 }
 
 // New returns a publisher, or every fault of the configuration. It reads
@@ -69,7 +69,7 @@ func (p *Publisher) Publish(ctx context.Context, messages []sinks.Message) []err
 	c := newCall(messages, p.config, p.envelope)
 	if c.unsettled > 0 {
 		var err error
-		if c.session, err = p.session(ctx); err == nil {
+		if c.connection, err = p.connection(ctx); err == nil {
 			c.run(ctx)
 		} else {
 			c.settleRest(nil, func(int32) error { return err })
@@ -81,7 +81,7 @@ func (p *Publisher) Publish(ctx context.Context, messages []sinks.Message) []err
 // Ping implements sinks.Publisher: it connects if need be and opens a channel.
 // While the broker blocks publishers it reports that.
 func (p *Publisher) Ping(ctx context.Context) error {
-	s, err := p.session(ctx)
+	s, err := p.connection(ctx)
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (p *Publisher) Verify(ctx context.Context, d sinks.Destination) error {
 	if err := check(exchange, &sinks.Message{Destination: d.Name}); err != nil {
 		return err
 	}
-	s, err := p.session(ctx)
+	s, err := p.connection(ctx)
 	if err != nil {
 		return err
 	}
@@ -130,9 +130,9 @@ func (p *Publisher) Close() error {
 	return nil
 }
 
-// session returns the live connection, made anew if need be: one attempt at a
+// connection returns the live connection, made again if need be: one attempt at a
 // time, whose result goes to all who wait.
-func (p *Publisher) session(ctx context.Context) (*session, error) {
+func (p *Publisher) connection(ctx context.Context) (*connection, error) {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -153,29 +153,29 @@ func (p *Publisher) session(ctx context.Context) (*session, error) {
 	p.mu.Unlock()
 	select {
 	case <-a.ready:
-		return a.session, a.err
+		return a.connection, a.err
 	case <-ctx.Done():
 		return nil, interrupted(ctx, p.target.address, false)
 	}
 }
 
-// connect makes a new session after it has put the previous one away.
-func (p *Publisher) connect(a *attempt, previous *session) {
+// connect makes a new connection after it has put the previous one away.
+func (p *Publisher) connect(a *attempt, previous *connection) {
 	defer close(a.ready)
 	if previous != nil {
 		previous.close()
 		p.logger.Debug("RabbitMQ: the connection was lost, connecting again", "broker", p.target.address, "error", previous.failure())
 	}
-	a.session, a.err = connect(p.lifetime, p.target, p.config.MaxInFlight, p.logger)
+	a.connection, a.err = connect(p.lifetime, p.target, p.config.MaxInFlight, p.logger)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.dialing = nil
 	switch {
 	case a.err == nil && p.closed:
-		a.session.close()
-		a.session, a.err = nil, errClosed
+		a.connection.close()
+		a.connection, a.err = nil, errClosed
 	case a.err == nil:
-		p.current = a.session
+		p.current = a.connection
 		p.logger.Debug("RabbitMQ: connected", "broker", p.target.address, "vhost", p.target.vhost, "user", p.target.user, "tls", p.target.tls != nil)
 	case p.closed:
 		a.err = errClosed
@@ -185,7 +185,7 @@ func (p *Publisher) connect(a *attempt, previous *session) {
 // verify asks about the exchange and queue, and then publishes in a
 // transaction that is rolled back: the broker checks permissions at once and
 // delivers nothing.
-func (s *session) verify(exchange, routingKey string) error {
+func (s *connection) verify(exchange, routingKey string) error {
 	var e *amqp.Error
 	if exchange == "" && routingKey == "" {
 		return nil

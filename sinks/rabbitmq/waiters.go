@@ -3,7 +3,7 @@ package rabbitmq
 import "sync"
 
 // waiters are calls that wait for something of a connection to change: room in
-// its write buffer, a free place in a lane's window, the end of a block, the
+// its write buffer, a free place in a channel's window, the end of a block, the
 // end of the connection. Whoever changes it wakes them all; they look again.
 type waiters struct {
 	mu  sync.Mutex

@@ -43,7 +43,7 @@ const (
 type encoder struct {
 	envelope   sinks.Envelope
 	persistent bool
-	// headers is used anew for each message: amqp091 has written it to the
+	// headers is reused for each message: amqp091 has written it to the
 	// connection's buffer when PublishWithDeferredConfirm returns.
 	headers amqp.Table
 }

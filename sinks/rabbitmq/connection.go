@@ -12,13 +12,14 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// session is one connection. It ends with it; its owner makes a new one.
-type session struct {
-	target     endpoint
-	window     int
-	logger     *slog.Logger
-	connection *amqp.Connection
-	stream     *stream
+// connection is one connection to the broker, with its channels. Its owner makes a
+// new one when it has ended.
+type connection struct {
+	target endpoint
+	window int
+	logger *slog.Logger
+	amqp   *amqp.Connection
+	stream *stream
 	// changed wakes calls after anything that they may wait for.
 	changed *waiters
 	// block is why the broker does not read from us, nil while it does.
@@ -30,11 +31,11 @@ type session struct {
 	done chan struct{}
 	err  error
 
-	mu      sync.Mutex
-	lanes   map[string]*opening
-	closing bool
+	mu       sync.Mutex
+	channels map[string]*opening
+	closing  bool
 
-	// working counts the session's goroutines; start adds to it.
+	// working counts the connection's goroutines; start adds to it.
 	working sync.WaitGroup
 }
 
@@ -47,38 +48,38 @@ type sizeBound struct {
 
 const believeBound = time.Minute
 
-// blockState is shared with the stream, which exists before the session.
+// blockState is shared with the stream, which exists before the connection.
 type blockState struct{ reason atomic.Pointer[string] }
 
 func (b *blockState) active() bool { return b.reason.Load() != nil }
 
-// opening is a lane, or the attempt to open one that several calls wait for.
+// opening is a channel, or the attempt to open one that several calls wait for.
 type opening struct {
-	ready chan struct{}
-	lane  *lane // valid when ready is closed and err is nil
-	err   error
+	ready   chan struct{}
+	channel *channel // valid when ready is closed and err is nil
+	err     error
 }
 
-// connect makes a session.
-func connect(ctx context.Context, target endpoint, window int, logger *slog.Logger) (*session, error) {
-	s := &session{
+// connect makes a connection.
+func connect(ctx context.Context, target endpoint, window int, logger *slog.Logger) (*connection, error) {
+	s := &connection{
 		target: target, window: window, logger: logger,
 		changed: new(waiters), block: new(blockState),
-		done: make(chan struct{}), lanes: make(map[string]*opening),
+		done: make(chan struct{}), channels: make(map[string]*opening),
 	}
 	var err error
-	s.connection, s.stream, err = dial(ctx, target, s.changed, s.block.active)
+	s.amqp, s.stream, err = dial(ctx, target, s.changed, s.block.active)
 	if err != nil {
 		return nil, err
 	}
-	closes := s.connection.NotifyClose(make(chan *amqp.Error, 1))
-	blocks := s.connection.NotifyBlocked(make(chan amqp.Blocking, 8))
+	closes := s.amqp.NotifyClose(make(chan *amqp.Error, 1))
+	blocks := s.amqp.NotifyBlocked(make(chan amqp.Blocking, 8))
 	s.working.Go(func() { s.watch(closes, blocks) })
 	return s, nil
 }
 
 // watch follows the connection until it ends.
-func (s *session) watch(closes <-chan *amqp.Error, blocks <-chan amqp.Blocking) {
+func (s *connection) watch(closes <-chan *amqp.Error, blocks <-chan amqp.Blocking) {
 	var cause *amqp.Error
 	for closes != nil {
 		select {
@@ -110,7 +111,7 @@ func (s *session) watch(closes <-chan *amqp.Error, blocks <-chan amqp.Blocking) 
 
 // ending explains the end of the connection: by the broker's own words if it
 // said any, else by what happened to the socket.
-func (s *session) ending(cause *amqp.Error) error {
+func (s *connection) ending(cause *amqp.Error) error {
 	switch reason := s.stream.cause(); {
 	case cause == nil:
 		return errClosed
@@ -123,28 +124,28 @@ func (s *session) ending(cause *amqp.Error) error {
 
 // ended reports whether the connection is gone; s.err may come a little later,
 // with done.
-func (s *session) ended() bool { return s.connection.IsClosed() }
+func (s *connection) ended() bool { return s.amqp.IsClosed() }
 
 // failure waits for the reason of the connection's end, which ended reported.
-func (s *session) failure() error {
+func (s *connection) failure() error {
 	<-s.done
 	return s.err
 }
 
 // close ends the connection, politely if the broker answers soon, and waits
-// for the session's goroutines.
-func (s *session) close() {
+// for the connection's goroutines.
+func (s *connection) close() {
 	s.mu.Lock()
 	s.closing = true
 	s.mu.Unlock()
 	// An error only says that it was closed already or did not answer.
-	_ = s.connection.CloseDeadline(time.Now().Add(time.Second))
+	_ = s.amqp.CloseDeadline(time.Now().Add(time.Second))
 	s.working.Wait()
 	<-s.stream.done
 }
 
-// start runs f in a goroutine of the session, unless the session is closing.
-func (s *session) start(f func()) bool {
+// start runs f in a goroutine of the connection, unless the connection is closing.
+func (s *connection) start(f func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
@@ -155,8 +156,8 @@ func (s *session) start(f func()) bool {
 }
 
 // rpc runs f, which talks with the broker and knows no context, in a goroutine
-// of the session: f ends at the latest when heartbeats end the connection.
-func (s *session) rpc(ctx context.Context, f func() error) error {
+// of the connection: f ends at the latest when heartbeats end the connection.
+func (s *connection) rpc(ctx context.Context, f func() error) error {
 	result := make(chan error, 1)
 	if !s.start(func() { result <- f() }) {
 		return errClosed
@@ -169,41 +170,41 @@ func (s *session) rpc(ctx context.Context, f func() error) error {
 	}
 }
 
-// lane returns the lane of an exchange, opened if need be.
-func (s *session) lane(ctx context.Context, exchange string) (*lane, error) {
+// channel returns the channel of an exchange, opened if need be.
+func (s *connection) channel(ctx context.Context, exchange string) (*channel, error) {
 	s.mu.Lock()
-	o := s.lanes[exchange]
+	o := s.channels[exchange]
 	if o == nil {
 		if s.closing {
 			s.mu.Unlock()
 			return nil, errClosed
 		}
 		o = &opening{ready: make(chan struct{})}
-		s.lanes[exchange] = o
+		s.channels[exchange] = o
 		s.working.Go(func() {
-			o.lane, o.err = s.open(exchange, s.window, true)
+			o.channel, o.err = s.open(exchange, s.window, true)
 			if o.err != nil {
 				s.forget(exchange, o)
 				close(o.ready)
 				return
 			}
 			close(o.ready)
-			o.lane.run(func() { s.forget(exchange, o) })
+			o.channel.run(func() { s.forget(exchange, o) })
 		})
 	}
 	s.mu.Unlock()
 	return o.wait(ctx, s.target.address)
 }
 
-// privateLane opens a lane for one message at a time that only its caller
+// privateChannel opens a channel for one message at a time that only its caller
 // uses, and that the caller retires.
-func (s *session) privateLane(ctx context.Context, exchange string) (*lane, error) {
+func (s *connection) privateChannel(ctx context.Context, exchange string) (*channel, error) {
 	o := &opening{ready: make(chan struct{})}
 	if !s.start(func() {
-		o.lane, o.err = s.open(exchange, 1, false)
+		o.channel, o.err = s.open(exchange, 1, false)
 		close(o.ready)
 		if o.err == nil {
-			o.lane.run(nil)
+			o.channel.run(nil)
 		}
 	}) {
 		return nil, errClosed
@@ -212,35 +213,35 @@ func (s *session) privateLane(ctx context.Context, exchange string) (*lane, erro
 	if err != nil {
 		s.start(func() {
 			if <-o.ready; o.err == nil {
-				o.lane.retire()
+				o.channel.retire()
 			}
 		})
 	}
 	return l, err
 }
 
-func (o *opening) wait(ctx context.Context, address string) (*lane, error) {
+func (o *opening) wait(ctx context.Context, address string) (*channel, error) {
 	select {
 	case <-o.ready:
-		return o.lane, o.err
+		return o.channel, o.err
 	case <-ctx.Done():
 		return nil, interrupted(ctx, address, false)
 	}
 }
 
-// forget makes the next call open a new lane.
-func (s *session) forget(exchange string, o *opening) {
+// forget makes the next call open a new channel.
+func (s *connection) forget(exchange string, o *opening) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.lanes[exchange] == o {
-		delete(s.lanes, exchange)
+	if s.channels[exchange] == o {
+		delete(s.channels, exchange)
 	}
 }
 
 // open opens a channel in confirm mode, after a look at the exchange on a
 // channel of its own when checked is set: the broker would answer a publish to
-// a missing one by closing the lane.
-func (s *session) open(exchange string, window int, checked bool) (*lane, error) {
+// a missing one by closing the channel.
+func (s *connection) open(exchange string, window int, checked bool) (*channel, error) {
 	if checked && exchange != "" {
 		if err := s.examine(func(channel *amqp.Channel) error {
 			return channel.ExchangeDeclarePassive(exchange, amqp.ExchangeDirect, true, false, false, false, nil)
@@ -252,7 +253,7 @@ func (s *session) open(exchange string, window int, checked bool) (*lane, error)
 			return nil, exchangeRefusal(exchange, s.target.user, e)
 		}
 	}
-	channel, err := s.connection.Channel()
+	channel, err := s.amqp.Channel()
 	if err != nil {
 		return nil, s.broken(err)
 	}
@@ -260,13 +261,13 @@ func (s *session) open(exchange string, window int, checked bool) (*lane, error)
 		_ = channel.Close()
 		return nil, s.broken(err)
 	}
-	return newLane(s, exchange, channel, window), nil
+	return newChannel(s, exchange, channel, window), nil
 }
 
 // examine asks the broker something on a channel of its own, which a negative
 // answer closes.
-func (s *session) examine(question func(*amqp.Channel) error) error {
-	channel, err := s.connection.Channel()
+func (s *connection) examine(question func(*amqp.Channel) error) error {
+	channel, err := s.amqp.Channel()
 	if err != nil {
 		return s.broken(err)
 	}
@@ -278,7 +279,7 @@ func (s *session) examine(question func(*amqp.Channel) error) error {
 // learn takes the bound on the size of messages from what the broker said about
 // one, and reports whether it did: what is too large is not sent then, and does
 // not cost others their channel.
-func (s *session) learn(e *amqp.Error) bool {
+func (s *connection) learn(e *amqp.Error) bool {
 	limit, ok := sizeLimit(e)
 	if ok {
 		s.bound.Store(&sizeBound{limit, time.Now().Add(believeBound)})
@@ -288,7 +289,7 @@ func (s *session) learn(e *amqp.Error) bool {
 
 // largest is the size in bytes of the largest payload that the broker takes, as
 // far as that is known.
-func (s *session) largest() int64 {
+func (s *connection) largest() int64 {
 	if b := s.bound.Load(); b != nil && time.Now().Before(b.until) {
 		return b.limit
 	}
@@ -296,7 +297,7 @@ func (s *session) largest() int64 {
 }
 
 // broken is the failure of a talk with the broker that should have succeeded.
-func (s *session) broken(err error) error {
+func (s *connection) broken(err error) error {
 	if s.ended() {
 		return s.failure()
 	}

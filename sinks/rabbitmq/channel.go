@@ -9,12 +9,12 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// sweepInterval is how often a lane looks behind its oldest unconfirmed
+// sweepInterval is how often a channel looks behind its oldest unconfirmed
 // message: one queue without a quorum must not hide the confirms of others.
 const sweepInterval = 10 * time.Millisecond
 
 // abandonedWindows is how many windows of messages may await a confirm that
-// nobody waits for any more before the lane is given up.
+// nobody waits for any more before the channel is given up.
 const abandonedWindows = 4
 
 // outcome is how the broker resolved a delivery.
@@ -27,7 +27,7 @@ const (
 	unresolved // the channel ended before the confirm
 )
 
-// delivery is a message on its way through a lane.
+// delivery is a message on its way through a channel.
 type delivery struct {
 	call    *call
 	index   int32
@@ -36,21 +36,21 @@ type delivery struct {
 	confirm *amqp.DeferredConfirmation
 }
 
-// errLaneFull and errLaneEnded say why a lane did not take a message.
+// errWindowFull and errChannelEnded say why a channel did not take a message.
 var (
-	errLaneFull  = errors.New("the window is full")
-	errLaneEnded = errors.New("the channel has ended")
+	errWindowFull   = errors.New("the window is full")
+	errChannelEnded = errors.New("the channel has ended")
 )
 
-// lane is a channel in confirm mode, for one exchange. Its run goroutine
+// channel is an AMQP channel in confirm mode, for one exchange. Its run goroutine
 // receives returns and confirms and resolves deliveries; calls send.
-type lane struct {
-	session  *session
-	exchange string
-	channel  *amqp.Channel
-	window   int
-	returns  <-chan amqp.Return
-	closes   <-chan *amqp.Error
+type channel struct {
+	connection *connection
+	exchange   string
+	amqp       *amqp.Channel
+	window     int
+	returns    <-chan amqp.Return
+	closes     <-chan *amqp.Error
 
 	mu      sync.Mutex
 	queue   []*delivery // in the order of sending; resolved ones leave
@@ -64,36 +64,36 @@ type lane struct {
 	err   *amqp.Error
 }
 
-func newLane(s *session, exchange string, channel *amqp.Channel, window int) *lane {
-	return &lane{
-		session: s, exchange: exchange, channel: channel, window: window,
+func newChannel(s *connection, exchange string, opened *amqp.Channel, window int) *channel {
+	return &channel{
+		connection: s, exchange: exchange, amqp: opened, window: window,
 		// amqp091's reader waits for a full buffer, and then drops.
-		returns: channel.NotifyReturn(make(chan amqp.Return, window)),
-		closes:  channel.NotifyClose(make(chan *amqp.Error, 1)),
+		returns: opened.NotifyReturn(make(chan amqp.Return, window)),
+		closes:  opened.NotifyClose(make(chan *amqp.Error, 1)),
 		wake:    make(chan struct{}, 1),
 		ended:   make(chan struct{}),
 	}
 }
 
 // send publishes one message and queues it. It does not block.
-func (l *lane) send(d *delivery, routingKey string, mandatory bool, p amqp.Publishing) error {
+func (l *channel) send(d *delivery, routingKey string, mandatory bool, p amqp.Publishing) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.over:
-		return errLaneEnded
+		return errChannelEnded
 	case l.waiting >= l.window:
-		return errLaneFull
+		return errWindowFull
 	}
 	// Under the lock, so that the queue has the order of the delivery tags and
 	// holds each message before its return can arrive.
-	confirm, err := l.channel.PublishWithDeferredConfirm(l.exchange, routingKey, mandatory, false, p)
+	confirm, err := l.amqp.PublishWithDeferredConfirm(l.exchange, routingKey, mandatory, false, p)
 	if err != nil {
 		// A publish fails in an open channel only halfway through its frames.
-		if !l.channel.IsClosed() {
-			_ = l.session.stream.socket.Close()
+		if !l.amqp.IsClosed() {
+			_ = l.connection.stream.socket.Close()
 		}
-		return errLaneEnded
+		return errChannelEnded
 	}
 	d.confirm = confirm
 	l.queue = append(l.queue, d)
@@ -106,7 +106,7 @@ func (l *lane) send(d *delivery, routingKey string, mandatory bool, p amqp.Publi
 
 // leave frees the places of deliveries that nobody waits for any more. They
 // stay queued, since their returns and confirms still arrive.
-func (l *lane) leave(c *call) {
+func (l *channel) leave(c *call) {
 	l.mu.Lock()
 	for _, d := range l.queue {
 		if d.call == c && !d.left {
@@ -116,22 +116,22 @@ func (l *lane) leave(c *call) {
 	}
 	stuck := len(l.queue)-l.waiting > abandonedWindows*l.window
 	l.mu.Unlock()
-	l.session.changed.wake()
+	l.connection.changed.wake()
 	if stuck {
 		l.retire()
 	}
 }
 
 // retire closes the channel without waiting for the broker's answer.
-func (l *lane) retire() {
-	// An error only says that it was closed already. A session that does not
+func (l *channel) retire() {
+	// An error only says that it was closed already. A connection that does not
 	// start anything any more closes its channels itself.
-	l.session.start(func() { _ = l.channel.Close() })
+	l.connection.start(func() { _ = l.amqp.Close() })
 }
 
 // run resolves deliveries until the channel has ended, and calls atEnd just
 // before it lets others know.
-func (l *lane) run(atEnd func()) {
+func (l *channel) run(atEnd func()) {
 	defer close(l.ended)
 	if atEnd != nil {
 		defer atEnd()
@@ -159,7 +159,7 @@ func (l *lane) run(atEnd func()) {
 	}
 }
 
-func (l *lane) oldest() *amqp.DeferredConfirmation {
+func (l *channel) oldest() *amqp.DeferredConfirmation {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.queue) == 0 {
@@ -168,8 +168,8 @@ func (l *lane) oldest() *amqp.DeferredConfirmation {
 	return l.queue[0].confirm
 }
 
-// finish ends the lane if the channel has ended and nothing is queued.
-func (l *lane) finish() bool {
+// finish ends the run if the channel has ended and nothing is queued.
+func (l *channel) finish() bool {
 	if l.returns != nil {
 		return false
 	}
@@ -188,13 +188,13 @@ func (l *lane) finish() bool {
 // every unresolved delivery of the same message to the same routing key counts
 // as returned: the same message is there twice only when a call gave up on it,
 // or an operator replays it, and then one duplicate is better than a loss.
-func (l *lane) bringBack(r amqp.Return, ok bool) {
+func (l *channel) bringBack(r amqp.Return, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.markReturned(r, ok)
 }
 
-func (l *lane) markReturned(r amqp.Return, ok bool) {
+func (l *channel) markReturned(r amqp.Return, ok bool) {
 	if !ok {
 		l.returns = nil
 		return
@@ -217,7 +217,7 @@ func (l *lane) markReturned(r amqp.Return, ok bool) {
 
 // resolve takes resolved deliveries off the queue, the ones at its head or all
 // of them, and tells their calls.
-func (l *lane) resolve(everywhere bool) {
+func (l *channel) resolve(everywhere bool) {
 	l.mu.Lock()
 	head := 0
 	for head < len(l.queue) && l.queue[head].isDone() {
@@ -245,7 +245,7 @@ func (l *lane) resolve(everywhere bool) {
 		l.markReturned(r, ok)
 	}
 	// The channel is marked as closed before its confirms are given up.
-	ended := l.channel.IsClosed()
+	ended := l.amqp.IsClosed()
 	var previous *call
 	for i, d := range done {
 		done[i] = nil
@@ -264,7 +264,7 @@ func (l *lane) resolve(everywhere bool) {
 	if previous != nil {
 		ring(previous.wake)
 	}
-	l.session.changed.wake()
+	l.connection.changed.wake()
 }
 
 func (d *delivery) isDone() bool {

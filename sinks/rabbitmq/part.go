@@ -6,27 +6,27 @@ import (
 	"slices"
 )
 
-// leg is the part of a call that goes to one exchange.
-type leg struct {
+// part is the part of a call that goes to one exchange.
+type part struct {
 	exchange string
-	lane     *lane // nil until needed
-	private  bool  // lane is this leg's own
+	channel  *channel // nil until needed
+	private  bool     // channel is this part's own
 	// ready may be sent now, in this order, after the suspects.
 	ready []int32
 	// suspects were in flight when the broker closed a channel: one of them is
-	// to blame. They are sent one at a time on a private lane.
+	// to blame. They are sent one at a time on a private channel.
 	suspects []int32
-	// unresolved were in flight on a lane that has ended.
+	// unresolved were in flight on a channel that has ended.
 	unresolved []int32
 	inFlight   int
 }
 
-func (l *leg) busy() bool { return l.inFlight > 0 }
+func (l *part) busy() bool { return l.inFlight > 0 }
 
-// advance sends what a leg can send now.
-func (c *call) advance(ctx context.Context, l *leg) {
+// advance sends what a part can send now.
+func (c *call) advance(ctx context.Context, l *part) {
 	for {
-		if len(l.unresolved) > 0 && !c.mourn(l) {
+		if len(l.unresolved) > 0 && !c.afterEnd(l) {
 			return
 		}
 		l.suspects = c.unsent(l.suspects)
@@ -39,16 +39,16 @@ func (c *call) advance(ctx context.Context, l *leg) {
 			return
 		}
 		if l.private && !cautious {
-			l.lane.retire()
-			l.lane, l.private = nil, false
+			l.channel.retire()
+			l.channel, l.private = nil, false
 			continue
 		}
-		if l.lane == nil {
+		if l.channel == nil {
 			var err error
 			if cautious {
-				l.lane, err = c.session.privateLane(ctx, l.exchange)
+				l.channel, err = c.connection.privateChannel(ctx, l.exchange)
 			} else {
-				l.lane, err = c.session.lane(ctx, l.exchange)
+				l.channel, err = c.connection.channel(ctx, l.exchange)
 			}
 			if err != nil {
 				c.settleRest(l, func(int32) error { return err })
@@ -67,8 +67,8 @@ func (c *call) advance(ctx context.Context, l *leg) {
 			}
 		}
 		switch {
-		case errors.Is(err, errLaneEnded):
-			if !c.mourn(l) {
+		case errors.Is(err, errChannelEnded):
+			if !c.afterEnd(l) {
 				return
 			}
 		case cautious && err == nil && l.inFlight == 0:
@@ -99,17 +99,17 @@ func (c *call) unsent(queue []int32) []int32 {
 }
 
 // send publishes one message, unless it must not be sent at all.
-func (c *call) send(l *leg, index int32) error {
-	if !c.session.stream.hasRoom() {
-		return errLaneFull
+func (c *call) send(l *part, index int32) error {
+	if !c.connection.stream.hasRoom() {
+		return errWindowFull
 	}
 	m := &c.messages[index]
 	publishing := c.encoder.publishing(m)
-	if err := checkFrame(m, &publishing, c.session.connection.Config.FrameSize); err != nil {
+	if err := checkFrame(m, &publishing, c.connection.amqp.Config.FrameSize); err != nil {
 		c.settle(index, err)
 		return nil
 	}
-	if limit := c.session.largest(); int64(len(m.Payload)) > limit {
+	if limit := c.connection.largest(); int64(len(m.Payload)) > limit {
 		c.settle(index, oversize(m, limit))
 		return nil
 	}
@@ -118,7 +118,7 @@ func (c *call) send(l *leg, index int32) error {
 	// Before it is sent: its outcome may arrive at once.
 	c.states[index] = inFlight
 	l.inFlight++
-	if err := l.lane.send(d, m.Destination, c.mandatory, publishing); err != nil {
+	if err := l.channel.send(d, m.Destination, c.mandatory, publishing); err != nil {
 		c.states[index] = waiting
 		l.inFlight--
 		return err
@@ -126,19 +126,19 @@ func (c *call) send(l *leg, index int32) error {
 	return nil
 }
 
-// mourn finds out why a leg's lane has ended and what follows for its
+// afterEnd finds out why a part's channel has ended and what follows for its
 // messages. It returns false when the connection has ended with it.
-func (c *call) mourn(l *leg) bool {
-	<-l.lane.ended // follows at once
+func (c *call) afterEnd(l *part) bool {
+	<-l.channel.ended // follows at once
 	c.collect()
-	if c.session.ended() {
+	if c.connection.ended() {
 		return false
 	}
-	reason, private := l.lane.err, l.private
+	reason, private := l.channel.err, l.private
 	lost := l.unresolved
-	l.lane, l.private, l.unresolved = nil, false, nil
+	l.channel, l.private, l.unresolved = nil, false, nil
 	slices.Sort(lost)
-	user := c.session.target.user
+	user := c.connection.target.user
 	switch {
 	case reason == nil:
 		// This side gave the channel up, so none of them is to blame.
@@ -150,7 +150,7 @@ func (c *call) mourn(l *leg) bool {
 		for _, index := range lost { // at most one
 			c.settle(index, messageRefusal(l.exchange, user, &c.messages[index], reason))
 		}
-	case c.session.learn(reason) && slices.ContainsFunc(lost, c.isOversize):
+	case c.connection.learn(reason) && slices.ContainsFunc(lost, c.isOversize):
 		// It is known what to blame, and send refuses it.
 		l.ready = append(lost, l.ready...)
 	default:
@@ -161,5 +161,5 @@ func (c *call) mourn(l *leg) bool {
 }
 
 func (c *call) isOversize(index int32) bool {
-	return int64(len(c.messages[index].Payload)) > c.session.largest()
+	return int64(len(c.messages[index].Payload)) > c.connection.largest()
 }

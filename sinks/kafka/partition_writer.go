@@ -25,13 +25,13 @@ const (
 	renewals = 3
 )
 
-// lane sends to one partition: one batch at a time, the next one only when that
-// is resolved, so that nothing overtakes. It has a goroutine while it has
-// something to send. The lane itself stays as long as the publisher, because
-// its sequence must go on where it was.
-type lane struct {
+// partitionWriter sends to one partition: one batch at a time, the next one only
+// when that is resolved, so that nothing overtakes. It has a goroutine while it has
+// something to send. The writer stays as long as the publisher, because its
+// sequence must go on where it was.
+type partitionWriter struct {
 	publisher *Publisher
-	laneName
+	partitionName
 
 	mu      sync.Mutex
 	queue   []*segment
@@ -39,19 +39,19 @@ type lane struct {
 
 	// The rest belongs to the goroutine.
 
-	// session and sequence are of the next batch; a lane without one has
-	// noSession and asks for one.
-	session  session
+	// producer and sequence are of the next batch; a writer without one has
+	// noProducer and asks for one.
+	producer producer
 	sequence int32
-	// spent is the producer id that the lane had before and must not get again.
+	// spent is the producer id that the writer had before and must not get again.
 	spent int64
 	// limit is the size of the next batch, ceiling a size that the broker is
 	// known to refuse, or batchBytes.
 	limit, ceiling int
 }
 
-// shipment is a batch with whose messages it has.
-type shipment struct {
+// requestBatch is a record batch that knows whose messages it has.
+type requestBatch struct {
 	recordBatch
 	// entries are the records', in order, parts the segments'.
 	entries []entry
@@ -71,72 +71,72 @@ type part struct {
 	to, n   int
 }
 
-func newLane(p *Publisher, topic string, partition int32) *lane {
+func newPartitionWriter(p *Publisher, topic string, partition int32) *partitionWriter {
 	limit := min(batchBytes, p.maxMessageBytes)
-	return &lane{publisher: p, laneName: laneName{topic, partition}, session: noSession, spent: noSession.id, limit: limit, ceiling: limit}
+	return &partitionWriter{publisher: p, partitionName: partitionName{topic, partition}, producer: noProducer, spent: noProducer.id, limit: limit, ceiling: limit}
 }
 
 // enqueue adds a segment. The caller holds the publisher open.
-func (l *lane) enqueue(s *segment) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.queue = append(l.queue, s)
-	if !l.running {
-		l.running = true
-		l.publisher.running.Go(l.run)
+func (w *partitionWriter) enqueue(s *segment) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queue = append(w.queue, s)
+	if !w.running {
+		w.running = true
+		w.publisher.running.Go(w.run)
 	}
 }
 
 // run sends until the queue is empty. What is sent is collected when it may go, so
 // that nobody has given it up by then.
-func (l *lane) run() {
-	ctx := l.publisher.ctx
-	for len(l.waiting()) > 0 {
-		may, err := l.admit(ctx, false)
+func (w *partitionWriter) run() {
+	ctx := w.publisher.ctx
+	for len(w.waiting()) > 0 {
+		may, err := w.admit(ctx, false)
 		if err != nil {
-			l.fail(closedError())
+			w.fail(closedError())
 			continue
 		}
-		segments := l.waiting()
+		segments := w.waiting()
 		if len(segments) == 0 {
 			may.release()
 			return
 		}
-		batch := l.publisher.batch()
-		l.collect(batch, segments)
+		batch := w.publisher.batch()
+		w.collect(batch, segments)
 		if batch.count > 0 {
-			l.deliver(batch, &may)
+			w.deliver(batch, &may)
 		}
 		may.release()
-		l.publisher.recycle(batch)
+		w.publisher.recycle(batch)
 	}
 }
 
 // waiting drops what is resolved from the queue and returns the rest, nil when
 // the goroutine is to end.
-func (l *lane) waiting() []*segment {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.queue = slices.DeleteFunc(l.queue, (*segment).settled)
-	if len(l.queue) == 0 {
-		l.queue, l.running = nil, false
+func (w *partitionWriter) waiting() []*segment {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queue = slices.DeleteFunc(w.queue, (*segment).settled)
+	if len(w.queue) == 0 {
+		w.queue, w.running = nil, false
 		return nil
 	}
-	return slices.Clone(l.queue)
+	return slices.Clone(w.queue)
 }
 
 // collect fills the batch from the head of the queue.
-func (l *lane) collect(batch *shipment, segments []*segment) {
+func (w *partitionWriter) collect(batch *requestBatch, segments []*segment) {
 	batch.begin()
 	batch.entries, batch.parts = batch.entries[:0], batch.parts[:0]
 	for _, s := range segments {
-		if full := l.collectSegment(batch, s); full {
+		if full := w.collectSegment(batch, s); full {
 			break
 		}
 	}
 }
 
-func (l *lane) collectSegment(batch *shipment, s *segment) (full bool) {
+func (w *partitionWriter) collectSegment(batch *requestBatch, s *segment) (full bool) {
 	c := s.call
 	c.memory.RLock()
 	defer c.memory.RUnlock()
@@ -150,14 +150,14 @@ func (l *lane) collectSegment(batch *shipment, s *segment) (full bool) {
 			continue
 		}
 		start := batch.add(&c.messages[index])
-		if batch.size() > l.limit && batch.count > 1 {
+		if batch.size() > w.limit && batch.count > 1 {
 			batch.undo(start)
 			full = true
 			break
 		}
-		if size := batch.size(); size > l.publisher.maxMessageBytes {
+		if size := batch.size(); size > w.publisher.maxMessageBytes {
 			batch.undo(start)
-			c.refuse(l.tooLarge(&c.messages[index], size, "max_message_bytes of the sink"), index)
+			c.refuse(w.tooLarge(&c.messages[index], size, "max_message_bytes of the sink"), index)
 			continue
 		}
 		batch.entries = append(batch.entries, entry{s, index, c.messages[index].Key == nil})
@@ -173,16 +173,16 @@ func (l *lane) collectSegment(batch *shipment, s *segment) (full bool) {
 // deliver sends the batch until it is resolved: acknowledged, refused, or
 // failed and with it all that waits behind it. A batch of which a part was
 // refused is not resolved, and collected again without that part.
-func (l *lane) deliver(batch *shipment, may *admission) {
-	ctx, cluster := l.publisher.ctx, l.publisher.cluster
+func (w *partitionWriter) deliver(batch *requestBatch, may *admission) {
+	ctx, cluster := w.publisher.ctx, w.publisher.cluster
 	if err := batch.finish(time.Now()); err != nil {
-		l.fail(&sinks.Error{Scope: sinks.ScopeSink, Reason: reasonCompression, Err: err})
+		w.fail(&sinks.Error{Scope: sinks.ScopeSink, Reason: reasonCompression, Err: err})
 		return
 	}
 	var (
 		began       = time.Now()
 		pause       = firstPause
-		inDoubt     bool // an attempt of this session may have been appended
+		inDoubt     bool // an attempt of this producer id may have been appended
 		reconnected bool
 		renewed     int
 		muted       time.Duration
@@ -190,16 +190,16 @@ func (l *lane) deliver(batch *shipment, may *admission) {
 	// A sequence that may have been used must not be used for other records.
 	defer func() {
 		if inDoubt {
-			l.bump()
+			w.bump()
 		}
 	}()
 	for {
 		if ctx.Err() != nil {
-			l.fail(closedError())
+			w.fail(closedError())
 			return
 		}
 		if may.released() {
-			next, err := l.admit(ctx, inDoubt)
+			next, err := w.admit(ctx, inDoubt)
 			if err != nil {
 				continue
 			}
@@ -212,34 +212,34 @@ func (l *lane) deliver(batch *shipment, may *admission) {
 			return
 		}
 		era, asked := cluster.era(), time.Now()
-		response, err := l.send(ctx, batch, may)
+		response, err := w.send(ctx, batch, may)
 		may.release()
 		if err == nil {
-			l.publisher.answered.Store(time.Now().UnixNano())
+			w.publisher.answered.Store(time.Now().UnixNano())
 			err = response.Error
 		}
 		if err == nil || inDoubt && errors.Is(err, kafkago.DuplicateSequenceNumber) {
 			inDoubt = false
-			l.acknowledge(batch)
+			w.acknowledge(batch)
 			return
 		}
-		verdict := l.narrow(judge(err), batch, err)
+		verdict := w.narrow(judge(err), batch, err)
 		inDoubt = inDoubt || verdict.appended
 		atOnce := !reconnected && (verdict.action == actionReconnect && verdict.reason != reasonTimeout || errors.Is(err, errUnlisted))
 		if response == nil && verdict.waits() && !atOnce {
-			verdict, err = l.locate(ctx, verdict, err)
+			verdict, err = w.locate(ctx, verdict, err)
 		}
-		failure := l.failure(err, verdict)
+		failure := w.failure(err, verdict)
 		for _, p := range batch.parts {
 			p.segment.trouble.Store(&failure)
 		}
 		if verdict.scope == sinks.ScopePartition {
-			l.publisher.avoided.add(l.laneName)
+			w.publisher.avoided.add(w.partitionName)
 		}
 
 		switch {
 		case verdict.action == actionRefuse:
-			l.refuse(batch, response, err, verdict)
+			w.refuse(batch, response, err, verdict)
 			return
 		case atOnce:
 			// Often the connection was idle for long and dead already, or the list of
@@ -249,34 +249,34 @@ func (l *lane) deliver(batch *shipment, may *admission) {
 			continue
 		case verdict.action == actionRenew && renewed < renewals:
 			renewed++
-			l.publisher.logger.Info("kafka: the broker does not know the producer any more; going on with a new producer id",
-				"topic", l.topic, "partition", l.partition, "error", err)
-			l.renew()
-			inDoubt = false // nothing was sent in the new session
+			w.publisher.logger.Info("kafka: the broker does not know the producer any more; going on with a new producer id",
+				"topic", w.topic, "partition", w.partition, "error", err)
+			w.renew()
+			inDoubt = false // nothing was sent under the new producer id
 			continue
-		case verdict.action == actionDowngrade && l.session != noSession:
-			l.publisher.sessions.refuse(err)
-			l.renew()
+		case verdict.action == actionDowngrade && w.producer != noProducer:
+			w.publisher.producers.refuse(err)
+			w.renew()
 			continue
 		case verdict.waits() && time.Since(began)-muted < patience(inDoubt):
 			if verdict.moved {
 				if response == nil {
 					cluster.refresh(era)
 				}
-				l.publisher.layouts.renew(ctx, l.topic, asked)
+				w.publisher.layouts.renew(ctx, w.topic, asked)
 			}
 			sleep(ctx, pause)
 			pause = min(2*pause, longPause)
 			continue
 		}
-		l.fail(failure)
+		w.fail(failure)
 		return
 	}
 }
 
 // narrow has a batch with records without key that a broker calls corrupt tried
 // in halves: before 2.4 it means such a record, in a compacted topic.
-func (l *lane) narrow(v verdict, batch *shipment, err error) verdict {
+func (w *partitionWriter) narrow(v verdict, batch *requestBatch, err error) verdict {
 	if !errors.Is(err, kafkago.InvalidMessage) || !slices.ContainsFunc(batch.entries, func(e entry) bool { return e.keyless }) {
 		return v
 	}
@@ -286,8 +286,8 @@ func (l *lane) narrow(v verdict, batch *shipment, err error) verdict {
 // locate finds out whom an attempt without an answer concerns. Where the cluster
 // answers otherwise, it is the partition: its leader is gone, or this one
 // connection is. Where nobody answers there is nothing to wait for.
-func (l *lane) locate(ctx context.Context, v verdict, err error) (verdict, error) {
-	if unreached := l.publisher.cluster.answers(ctx); unreached != nil {
+func (w *partitionWriter) locate(ctx context.Context, v verdict, err error) (verdict, error) {
+	if unreached := w.publisher.cluster.answers(ctx); unreached != nil {
 		v := judge(unreached)
 		v.action, v.scope = actionFail, sinks.ScopeSink
 		return v, unreached
@@ -299,80 +299,80 @@ func (l *lane) locate(ctx context.Context, v verdict, err error) (verdict, error
 }
 
 // send makes one attempt. An error before anything was sent is one too.
-func (l *lane) send(ctx context.Context, batch *shipment, may *admission) (*kafkago.ProduceResponse, error) {
+func (w *partitionWriter) send(ctx context.Context, batch *requestBatch, may *admission) (*kafkago.ProduceResponse, error) {
 	if may.unled != nil {
 		return nil, may.unled
 	}
-	if l.session == noSession {
-		next, err := l.publisher.sessions.after(ctx, l.spent)
+	if w.producer == noProducer {
+		next, err := w.publisher.producers.after(ctx, w.spent)
 		if err != nil {
 			return nil, err
 		}
-		l.session, l.sequence = next, 0
+		w.producer, w.sequence = next, 0
 	}
-	sequence := l.sequence
-	if l.session == noSession {
+	sequence := w.sequence
+	if w.producer == noProducer {
 		sequence = -1
 	}
-	batch.stamp(l.session, sequence)
-	response, err := l.publisher.cluster.produce(ctx, may.leader, l.topic, l.partition, batch.wire)
+	batch.stamp(w.producer, sequence)
+	response, err := w.publisher.cluster.produce(ctx, may.leader, w.topic, w.partition, batch.wire)
 	if err != nil && (ctx.Err() != nil || isTimeout(err)) {
 		// Kafka-go may still be writing the request, to a connection that
 		// nobody waits for any more.
 		batch.detach()
 	}
 	if err != nil {
-		err = fmt.Errorf("its leader, broker %d at %s: %w", may.leader, l.publisher.layouts.address(may.leader), err)
+		err = fmt.Errorf("its leader, broker %d at %s: %w", may.leader, w.publisher.layouts.address(may.leader), err)
 	}
 	return response, err
 }
 
-// bump goes on under the next epoch of the session, whose sequences are all
+// bump goes on under the next epoch of the producer id, whose sequences are all
 // unused. With its first batch the broker refuses what may still be on its way in
 // the epoch before, so that a batch which was given up is not appended late.
-func (l *lane) bump() {
+func (w *partitionWriter) bump() {
 	switch {
-	case l.session == noSession:
-	case l.session.epoch < math.MaxInt16:
-		l.session.epoch++
-		l.sequence = 0
+	case w.producer == noProducer:
+	case w.producer.epoch < math.MaxInt16:
+		w.producer.epoch++
+		w.sequence = 0
 	default:
-		l.renew()
+		w.renew()
 	}
 }
 
-// renew gives the lane's producer id up.
-func (l *lane) renew() {
-	if l.session != noSession {
-		l.spent, l.session = l.session.id, noSession
+// renew gives the writer's producer id up.
+func (w *partitionWriter) renew() {
+	if w.producer != noProducer {
+		w.spent, w.producer = w.producer.id, noProducer
 	}
 }
 
 // wanted reports whether somebody waits for any part of the batch.
-func (batch *shipment) wanted() bool {
+func (batch *requestBatch) wanted() bool {
 	return slices.ContainsFunc(batch.parts, func(p part) bool { return !p.segment.settled() })
 }
 
 // whole reports whether somebody waits for every part of the batch.
-func (batch *shipment) whole() bool {
+func (batch *requestBatch) whole() bool {
 	return !slices.ContainsFunc(batch.parts, func(p part) bool { return p.segment.settled() })
 }
 
-func (l *lane) acknowledge(batch *shipment) {
-	l.publisher.avoided.remove(l.laneName)
-	l.sequence = nextSequence(l.sequence, batch.count)
-	l.limit = min(2*l.limit, l.ceiling)
+func (w *partitionWriter) acknowledge(batch *requestBatch) {
+	w.publisher.avoided.remove(w.partitionName)
+	w.sequence = nextSequence(w.sequence, batch.count)
+	w.limit = min(2*w.limit, w.ceiling)
 	for _, p := range batch.parts {
 		p.segment.acknowledge(p.to, p.n)
 	}
 }
 
 // fail resolves the batch and everything behind it: the same keys may be there.
-func (l *lane) fail(err error) {
-	l.mu.Lock()
-	queue := l.queue
-	l.queue = nil
-	l.mu.Unlock()
+func (w *partitionWriter) fail(err error) {
+	w.mu.Lock()
+	queue := w.queue
+	w.queue = nil
+	w.mu.Unlock()
 	for _, s := range queue {
 		s.fail(err)
 	}
@@ -380,9 +380,9 @@ func (l *lane) fail(err error) {
 
 // refuse finds the records that the broker refused. Where it does not name
 // them, the next batch is half as large, until the refused record is alone.
-func (l *lane) refuse(batch *shipment, response *kafkago.ProduceResponse, err error, v verdict) {
+func (w *partitionWriter) refuse(batch *requestBatch, response *kafkago.ProduceResponse, err error, v verdict) {
 	if batch.count == 1 {
-		l.refuseEntry(batch.entries[0], batch.size(), err, v)
+		w.refuseEntry(batch.entries[0], batch.size(), err, v)
 		return
 	}
 	if response != nil && len(response.RecordErrors) > 0 {
@@ -390,20 +390,20 @@ func (l *lane) refuse(batch *shipment, response *kafkago.ProduceResponse, err er
 		for _, i := range slices.Sorted(maps.Keys(response.RecordErrors)) {
 			if i >= 0 && i < len(batch.entries) {
 				named = true
-				l.refuseEntry(batch.entries[i], 0, fmt.Errorf("%w: %w", err, response.RecordErrors[i]), v)
+				w.refuseEntry(batch.entries[i], 0, fmt.Errorf("%w: %w", err, response.RecordErrors[i]), v)
 			}
 		}
 		if named {
 			return
 		}
 	}
-	l.limit = max(batch.size()/2, 1)
+	w.limit = max(batch.size()/2, 1)
 	if v.reason == reasonTooLarge {
-		l.ceiling = max(l.limit, min(l.ceiling, batch.size()-1))
+		w.ceiling = max(w.limit, min(w.ceiling, batch.size()-1))
 	}
 }
 
-func (l *lane) refuseEntry(e entry, size int, err error, v verdict) {
+func (w *partitionWriter) refuseEntry(e entry, size int, err error, v verdict) {
 	c := e.segment.call
 	c.memory.RLock()
 	defer c.memory.RUnlock()
@@ -412,26 +412,26 @@ func (l *lane) refuseEntry(e entry, size int, err error, v verdict) {
 	}
 	m := &c.messages[e.index]
 	if v.reason == reasonTooLarge {
-		c.refuse(l.tooLarge(m, size, "max.message.bytes of the topic"), e.index)
+		c.refuse(w.tooLarge(m, size, "max.message.bytes of the topic"), e.index)
 		return
 	}
 	c.refuse(&sinks.Error{Scope: v.scope, Permanent: v.permanent, Reason: v.reason,
-		Err: fmt.Errorf("kafka topic %s refused message %s: %w", l.topic, canonical(m.ID), err)}, e.index)
+		Err: fmt.Errorf("kafka topic %s refused message %s: %w", w.topic, canonical(m.ID), err)}, e.index)
 }
 
-func (l *lane) tooLarge(m *sinks.Message, size int, bound string) error {
+func (w *partitionWriter) tooLarge(m *sinks.Message, size int, bound string) error {
 	return &sinks.Error{Scope: sinks.ScopeMessage, Permanent: true, Reason: reasonTooLarge,
 		Err: fmt.Errorf("kafka topic %s: message %s is %d bytes with its headers, more than %s allows (%d bytes of payload): raise that bound, or make the message smaller",
-			l.topic, canonical(m.ID), size, bound, len(m.Payload))}
+			w.topic, canonical(m.ID), size, bound, len(m.Payload))}
 }
 
-// failure is the error of a batch that the lane gives up.
-func (l *lane) failure(err error, v verdict) error {
+// failure is the error of a batch that the writer gives up.
+func (w *partitionWriter) failure(err error, v verdict) error {
 	switch v.scope {
 	case sinks.ScopeDestination, sinks.ScopeMessage:
-		err = l.publisher.destinationError(l.topic, err, v.reason)
+		err = w.publisher.destinationError(w.topic, err, v.reason)
 	default:
-		err = fmt.Errorf("kafka topic %s, partition %d: %w", l.topic, l.partition, l.publisher.cluster.diagnose(err))
+		err = fmt.Errorf("kafka topic %s, partition %d: %w", w.topic, w.partition, w.publisher.cluster.diagnose(err))
 	}
 	return &sinks.Error{Scope: v.scope, Permanent: v.permanent, Reason: v.reason, Err: err}
 }
