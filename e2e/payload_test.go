@@ -129,6 +129,7 @@ func TestJSONArrivesAsItWasWritten(t *testing.T) {
 // and needs no restart for the column that the migration adds.
 func TestMigrateBesideARunningRelay(t *testing.T) {
 	stage := scenario.NewKafkaStage(t, nil)
+	stage.Database.Exec(t, `DROP TRIGGER outbox_payload_bytes ON outbox`)
 	stage.Database.Exec(t, `ALTER TABLE outbox DROP COLUMN payload_json`)
 	relay := stage.Start()
 	key := "k"

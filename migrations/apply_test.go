@@ -195,7 +195,7 @@ func TestPublishFunction(t *testing.T) {
 	if err := db.Pool.QueryRow(t.Context(), `SELECT outbox_publish('orders', 'k', 'OrderPlaced', '{"name": "Zoë"}', '{"tenant": "a"}')`).Scan(&id); err != nil {
 		t.Fatal(err)
 	}
-	err := db.Pool.QueryRow(t.Context(), `SELECT payload_json::text, headers::text, content_type FROM outbox
+	err := db.Pool.QueryRow(t.Context(), `SELECT coalesce(payload_json::text, convert_from(payload, 'UTF8')), headers::text, content_type FROM outbox
 		WHERE message_id = $1 AND topic = 'orders' AND key = 'k' AND type = 'OrderPlaced' AND published_at IS NULL`, id).Scan(&payload, &headers, &contentType)
 	if err != nil || payload != `{"name": "Zoë"}` || headers != `{"tenant": "a"}` || contentType != "application/json" {
 		t.Errorf("payload %s, headers %s, content type %s, error %v", payload, headers, contentType, err)

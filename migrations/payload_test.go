@@ -62,7 +62,7 @@ func TestPublishOverloads(t *testing.T) {
 			t.Errorf("outbox_publish(%s): %v", test.arguments, err)
 			continue
 		}
-		err = db.Pool.QueryRow(t.Context(), `SELECT key, payload_json::text FROM outbox WHERE message_id = $1::text::uuid AND topic = 't' AND type = 'T'`, key).Scan(&key, &payload)
+		err = db.Pool.QueryRow(t.Context(), `SELECT key, coalesce(payload_json::text, convert_from(payload, 'UTF8')) FROM outbox WHERE message_id = $1::text::uuid AND topic = 't' AND type = 'T'`, key).Scan(&key, &payload)
 		if err != nil || key != test.key || payload != test.payload {
 			t.Errorf("outbox_publish(%s) inserted key %s, payload %s (%v)", test.arguments, key, payload, err)
 		}
@@ -218,4 +218,28 @@ func newTestRole(t *testing.T, db *pgtest.Database) string {
 	t.Helper()
 	role, _ := newRole(t, db)
 	return role
+}
+
+// TestOlderRelaysReadPayloadJSON: a relay of the release before, which may run
+// beside, reads the column payload alone.
+func TestOlderRelaysReadPayloadJSON(t *testing.T) {
+	db := pgtest.NewOutbox(t)
+	const written = ` {"path":"C:\\temp", "name":"Zoë", "n":1.0} `
+	db.Exec(t, `INSERT INTO outbox (topic, payload_json) VALUES ('json', '`+written+`')`,
+		`INSERT INTO outbox (topic, payload_json) SELECT 'json', '`+written+`'::json FROM generate_series(1, 3)`,
+		`SELECT outbox_publish('json', 'k', '', '`+written+`'::json)`,
+		`INSERT INTO outbox (topic, payload_json) VALUES ('null', 'null')`,
+		`INSERT INTO outbox (topic) VALUES ('tombstone')`,
+		`INSERT INTO outbox (topic, payload) VALUES ('bytes', 'x')`)
+	for condition, want := range map[string]int64{
+		`topic = 'json' AND convert_from(payload, 'UTF8') = '` + written + `'`: 5,
+		`topic = 'null' AND payload = 'null'`:                                  1,
+		`topic = 'tombstone' AND payload IS NULL`:                              1,
+		`topic = 'bytes' AND payload = 'x'`:                                    1,
+		`payload_json IS NOT NULL`:                                             0,
+	} {
+		if n := db.Int(t, `SELECT count(*) FROM outbox WHERE `+condition); n != want {
+			t.Errorf("%s: %d rows, want %d", condition, n, want)
+		}
+	}
 }

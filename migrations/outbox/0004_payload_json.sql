@@ -65,3 +65,18 @@ RETURNS uuid LANGUAGE sql VOLATILE AS {{.Quote}} SELECT {{.Publish}}($1, $2::tex
 
 CREATE FUNCTION {{.Publish}}(topic text, key bigint, type information_schema.character_data, payload json, headers jsonb DEFAULT '{}')
 RETURNS uuid LANGUAGE sql VOLATILE AS {{.Quote}} SELECT {{.Publish}}($1, $2::text, $3, $4, $5) {{.Quote}};
+
+-- A relay of an older release, which may run beside, reads payload alone: it
+-- would send a tombstone. So the bytes stand there for now, whichever column they
+-- were written to; relays read both, and a later release drops the trigger.
+CREATE FUNCTION {{.Table "_payload_bytes"}}() RETURNS trigger LANGUAGE plpgsql AS {{.Quote}}
+BEGIN
+    NEW.payload := pg_catalog.convert_to(NEW.payload_json::text, CASE pg_catalog.getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END);
+    NEW.payload_json := NULL;
+    RETURN NEW;
+END
+{{.Quote}};
+
+CREATE TRIGGER {{.Name "_payload_bytes"}} BEFORE INSERT ON {{.Outbox}}
+    FOR EACH ROW WHEN (NEW.payload IS NULL AND NEW.payload_json IS NOT NULL)
+    EXECUTE FUNCTION {{.Table "_payload_bytes"}}();
