@@ -2,8 +2,9 @@ package inbox
 
 import (
 	"crypto/sha1" // UUID version 5 is defined by it; nothing here is a secret
-	"encoding/hex"
 	"fmt"
+
+	"github.com/outboxrelay/relay/internal/uuid"
 )
 
 // ID is a message's identity, a UUID. It converts to and from any other UUID
@@ -41,19 +42,12 @@ func IDFrom(namespace ID, name string) ID {
 
 // String returns the usual form, in lower case.
 func (id ID) String() string {
-	text, _ := id.AppendText(make([]byte, 0, 36))
-	return string(text)
+	return uuid.String(id)
 }
 
 // AppendText implements encoding.TextAppender; it never fails.
 func (id ID) AppendText(b []byte) ([]byte, error) {
-	for i, part := range [...][]byte{id[:4], id[4:6], id[6:8], id[8:10], id[10:]} {
-		if i > 0 {
-			b = append(b, '-')
-		}
-		b = hex.AppendEncode(b, part)
-	}
-	return b, nil
+	return uuid.Append(b, id), nil
 }
 
 // MarshalText implements encoding.TextMarshaler; it never fails.
@@ -64,25 +58,9 @@ func (id ID) MarshalText() ([]byte, error) {
 // UnmarshalText implements encoding.TextUnmarshaler. It leaves id as it was
 // when text is not a UUID.
 func (id *ID) UnmarshalText(text []byte) error {
-	const form = "00000000-0000-0000-0000-000000000000"
-	invalid := func() error {
-		return fmt.Errorf("inbox: %s is not a UUID of the form %s", quote(string(text)), form)
-	}
-	if len(text) != len(form) {
-		return invalid()
-	}
-	digits := make([]byte, 0, 32)
-	for i, c := range text {
-		if (form[i] == '-') != (c == '-') {
-			return invalid()
-		}
-		if c != '-' {
-			digits = append(digits, c)
-		}
-	}
-	var parsed ID
-	if _, err := hex.Decode(parsed[:], digits); err != nil {
-		return invalid()
+	parsed, ok := uuid.Parse(text)
+	if !ok {
+		return fmt.Errorf("inbox: %s is not a UUID of the form %s", quote(string(text)), uuid.Form)
 	}
 	*id = parsed
 	return nil

@@ -3,9 +3,10 @@ package outbox
 import (
 	"crypto/rand"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"time"
+
+	"github.com/outboxrelay/relay/internal/uuid"
 )
 
 // UUID is a message's identity. It converts to and from any other UUID type
@@ -46,19 +47,12 @@ func newUUIDs(n int) []UUID {
 
 // String returns the usual form, in lower case.
 func (id UUID) String() string {
-	text, _ := id.AppendText(make([]byte, 0, 36))
-	return string(text)
+	return uuid.String(id)
 }
 
 // AppendText implements encoding.TextAppender; it never fails.
 func (id UUID) AppendText(b []byte) ([]byte, error) {
-	for i, part := range [...][]byte{id[:4], id[4:6], id[6:8], id[8:10], id[10:]} {
-		if i > 0 {
-			b = append(b, '-')
-		}
-		b = hex.AppendEncode(b, part)
-	}
-	return b, nil
+	return uuid.Append(b, id), nil
 }
 
 // MarshalText implements encoding.TextMarshaler; it never fails.
@@ -69,25 +63,9 @@ func (id UUID) MarshalText() ([]byte, error) {
 // UnmarshalText implements encoding.TextUnmarshaler. It leaves id as it was
 // when text is not a UUID.
 func (id *UUID) UnmarshalText(text []byte) error {
-	const form = "00000000-0000-0000-0000-000000000000"
-	invalid := func() error {
-		return fmt.Errorf("outbox: %s is not a UUID of the form %s", quote(string(text)), form)
-	}
-	if len(text) != len(form) {
-		return invalid()
-	}
-	digits := make([]byte, 0, 32)
-	for i, c := range text {
-		if (form[i] == '-') != (c == '-') {
-			return invalid()
-		}
-		if c != '-' {
-			digits = append(digits, c)
-		}
-	}
-	var parsed UUID
-	if _, err := hex.Decode(parsed[:], digits); err != nil {
-		return invalid()
+	parsed, ok := uuid.Parse(text)
+	if !ok {
+		return fmt.Errorf("outbox: %s is not a UUID of the form %s", quote(string(text)), uuid.Form)
 	}
 	*id = parsed
 	return nil

@@ -3,7 +3,7 @@ package delivery
 import (
 	"log/slog"
 
-	"github.com/jackc/pgx/v5/pgtype"
+	canonical "github.com/outboxrelay/relay/internal/uuid"
 )
 
 // uuid is the canonical text of a message id, made only where a log shows it.
@@ -13,4 +13,4 @@ type uuid [16]byte
 func (u uuid) LogValue() slog.Value { return slog.StringValue(u.String()) }
 
 // String implements fmt.Stringer.
-func (u uuid) String() string { return pgtype.UUID{Bytes: u, Valid: true}.String() }
+func (u uuid) String() string { return canonical.String(u) }

@@ -1,11 +1,11 @@
 package tracing
 
 import (
-	"github.com/jackc/pgx/v5/pgtype"
 	"go.opentelemetry.io/otel/attribute"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/outboxrelay/relay/internal/uuid"
 	"github.com/outboxrelay/relay/sinks"
 )
 
@@ -101,13 +101,10 @@ func (o *origins) links(messages []sinks.Message) []trace.Link {
 			m := &messages[from.first]
 			about := semconv.MessagingBatchMessageCount(from.messages)
 			if from.messages == 1 {
-				about = semconv.MessagingMessageID(uuid(m.ID))
+				about = semconv.MessagingMessageID(uuid.String(m.ID))
 			}
 			links = append(links, trace.Link{SpanContext: from.context, Attributes: []attribute.KeyValue{about}})
 		}
 	}
 	return links
 }
-
-// uuid is an id as it is written.
-func uuid(id [16]byte) string { return pgtype.UUID{Bytes: id, Valid: true}.String() }

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/outboxrelay/relay/internal/uuid"
 	"github.com/outboxrelay/relay/sinks"
 )
 
@@ -103,7 +104,7 @@ func (e *envelope) appendHeaders(b []byte, m *sinks.Message) []byte {
 	switch e.style {
 	case sinks.StyleCloudEvents:
 		b = appendHeader(b, "ce_specversion", "1.0")
-		b = appendID(append(appendName(b, "ce_id"), wireUUID...), m.ID)
+		b = uuid.Append(append(appendName(b, "ce_id"), wireUUID...), m.ID)
 		b = appendHeader(b, "ce_type", eventType(m))
 		b = appendHeader(b, "ce_source", e.source)
 		if timed {
@@ -116,10 +117,10 @@ func (e *envelope) appendHeaders(b []byte, m *sinks.Message) []byte {
 		}
 		b = appendHeader(b, "content-type", m.ContentType)
 	case sinks.StyleDebezium:
-		b = appendID(append(appendName(b, "id"), wireUUID...), m.ID)
+		b = uuid.Append(append(appendName(b, "id"), wireUUID...), m.ID)
 		b = appendHeader(b, "eventType", m.Type)
 	default:
-		b = appendID(append(b, wireID...), m.ID)
+		b = uuid.Append(append(b, wireID...), m.ID)
 		b = appendText(append(b, wireType...), m.Type)
 		b = appendSequence(append(b, wireSequence...), m.Sequence)
 		if timed {
@@ -161,25 +162,6 @@ func appendText(b []byte, value string) []byte {
 	}
 	return append(binary.AppendVarint(b, int64(len(value))), value...)
 }
-
-// appendID appends a UUID's canonical text.
-func appendID(b []byte, id [16]byte) []byte {
-	const digits = "0123456789abcdef"
-	var text [36]byte
-	at := 0
-	for i, octet := range id {
-		if i == 4 || i == 6 || i == 8 || i == 10 {
-			text[at] = '-'
-			at++
-		}
-		text[at], text[at+1] = digits[octet>>4], digits[octet&15]
-		at += 2
-	}
-	return append(b, text[:]...)
-}
-
-// canonical is a UUID's canonical text, for errors.
-func canonical(id [16]byte) string { return string(appendID(nil, id)) }
 
 func appendSequence(b []byte, sequence int64) []byte {
 	return shortValue(b, strconv.AppendInt(append(b, 0), sequence, 10))

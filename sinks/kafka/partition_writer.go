@@ -12,6 +12,7 @@ import (
 
 	kafkago "github.com/segmentio/kafka-go"
 
+	"github.com/outboxrelay/relay/internal/uuid"
 	"github.com/outboxrelay/relay/sinks"
 )
 
@@ -416,13 +417,13 @@ func (w *partitionWriter) refuseEntry(e entry, size int, err error, v verdict) {
 		return
 	}
 	c.refuse(&sinks.Error{Scope: v.scope, Permanent: v.permanent, Reason: v.reason,
-		Err: fmt.Errorf("kafka topic %s refused message %s: %w", w.topic, canonical(m.ID), err)}, e.index)
+		Err: fmt.Errorf("kafka topic %s refused message %s: %w", w.topic, uuid.String(m.ID), err)}, e.index)
 }
 
 func (w *partitionWriter) tooLarge(m *sinks.Message, size int, bound string) error {
 	return &sinks.Error{Scope: sinks.ScopeMessage, Permanent: true, Reason: reasonTooLarge,
 		Err: fmt.Errorf("kafka topic %s: message %s is %d bytes with its headers, more than %s allows (%d bytes of payload): raise that bound, or make the message smaller",
-			w.topic, canonical(m.ID), size, bound, len(m.Payload))}
+			w.topic, uuid.String(m.ID), size, bound, len(m.Payload))}
 }
 
 // failure is the error of a batch that the writer gives up.

@@ -2,13 +2,13 @@ package rabbitmq
 
 import (
 	"cmp"
-	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/outboxrelay/relay/internal/uuid"
 	"github.com/outboxrelay/relay/sinks"
 )
 
@@ -195,31 +195,10 @@ func refused(reason string, err error) error {
 
 // messageID is the text form of a UUID.
 func messageID(id [16]byte) string {
-	var text [36]byte
-	hex.Encode(text[0:8], id[0:4])
-	text[8] = '-'
-	hex.Encode(text[9:13], id[4:6])
-	text[13] = '-'
-	hex.Encode(text[14:18], id[6:8])
-	text[18] = '-'
-	hex.Encode(text[19:23], id[8:10])
-	text[23] = '-'
-	hex.Encode(text[24:36], id[10:16])
-	return string(text[:])
+	return uuid.String(id)
 }
 
 // parseMessageID reads what messageID wrote.
 func parseMessageID(text string) (id [16]byte, ok bool) {
-	if len(text) != 36 {
-		return id, false
-	}
-	at := 0
-	for _, part := range []string{text[:8], text[9:13], text[14:18], text[19:23], text[24:]} {
-		n, err := hex.Decode(id[at:], []byte(part))
-		if err != nil {
-			return id, false
-		}
-		at += n
-	}
-	return id, true
+	return uuid.Parse([]byte(text))
 }
