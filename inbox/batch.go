@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxrelay/relay/internal/pgarray"
 )
 
 // ProcessBatch is Process for many messages in one transaction: all ids are
@@ -126,26 +128,26 @@ func (i *Inbox) claimBatchArguments(messages []Message) []any {
 	byID := func(a, b *Message) int { return bytes.Compare(a.ID[:], b.ID[:]) }
 	slices.SortStableFunc(sorted, byID)
 	sorted = slices.CompactFunc(sorted, func(a, b *Message) bool { return a.ID == b.ID })
-	var ids, receivedAt, sources, partitions, offsets array
+	var ids, receivedAt, sources, partitions, offsets pgarray.Array
 	for _, m := range sorted {
-		ids.id(m.ID)
+		ids.UUID(m.ID)
 		if m.ReceivedAt.IsZero() {
-			receivedAt.null()
+			receivedAt.Null()
 		} else {
-			receivedAt.time(m.ReceivedAt)
+			receivedAt.Time(m.ReceivedAt)
 		}
 		if m.Source.Name == "" {
-			sources.null()
+			sources.Null()
 		} else {
-			sources.text(storable(m.Source.Name))
+			sources.Text(storable(m.Source.Name))
 		}
 		if m.Source.Name == "" || !m.Source.HasOffset {
-			partitions.null()
-			offsets.null()
+			partitions.Null()
+			offsets.Null()
 		} else {
-			partitions.integer(int64(m.Source.Partition))
-			offsets.integer(m.Source.Offset)
+			partitions.Integer(int64(m.Source.Partition))
+			offsets.Integer(m.Source.Offset)
 		}
 	}
-	return []any{i.Consumer, ids.literal(), receivedAt.literal(), sources.literal(), partitions.literal(), offsets.literal()}
+	return []any{i.Consumer, ids.Literal(), receivedAt.Literal(), sources.Literal(), partitions.Literal(), offsets.Literal()}
 }

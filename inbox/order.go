@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxrelay/relay/internal/pgarray"
 )
 
 // stream is what messages have an order within.
@@ -66,13 +68,13 @@ func (o order) statement(i *Inbox) (sql string, arguments []any) {
 		s := o.streams[0]
 		return fmt.Sprintf(orderSQL, i.identifier("_order")), []any{i.Consumer, s.topic, []byte(s.key), o.highest[s]}
 	}
-	var topics, keys, sequences array
+	var topics, keys, sequences pgarray.Array
 	for _, s := range o.streams {
-		topics.text(s.topic)
-		keys.bytes([]byte(s.key))
-		sequences.integer(o.highest[s])
+		topics.Text(s.topic)
+		keys.Bytes([]byte(s.key))
+		sequences.Integer(o.highest[s])
 	}
-	return fmt.Sprintf(orderBatchSQL, i.identifier("_order")), []any{i.Consumer, topics.literal(), keys.literal(), sequences.literal()}
+	return fmt.Sprintf(orderBatchSQL, i.identifier("_order")), []any{i.Consumer, topics.Literal(), keys.Literal(), sequences.Literal()}
 }
 
 // queueOrder queues the check, which sets previous to the streams' sequences

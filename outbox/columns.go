@@ -1,10 +1,10 @@
 package outbox
 
 import (
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"time"
+
+	"github.com/outboxrelay/relay/internal/pgarray"
 )
 
 // columns are the statement's parameters: the messages turned on their side,
@@ -15,7 +15,7 @@ import (
 // database/sql has no array that all drivers know, so that there they become
 // a literal too.
 type columns struct {
-	messageIDs, topics, keys, types, contentTypes, headers, availableAt array
+	messageIDs, topics, keys, types, contentTypes, headers, availableAt pgarray.Array
 	payloads                                                            [][]byte
 	// json are the messages whose payload may be written as text.
 	json []int
@@ -45,24 +45,24 @@ func newColumns(messages []Message, trace traceHeaders) (*columns, []UUID, error
 		if json && storable(payload) {
 			c.json = append(c.json, i)
 		}
-		c.messageIDs.uuid(ids[i])
-		c.topics.text(m.Topic)
+		c.messageIDs.UUID(ids[i])
+		c.topics.Text(m.Topic)
 		if m.Key == "" && !m.EmptyKey {
-			c.keys.null()
+			c.keys.Null()
 		} else {
-			c.keys.text(m.Key)
+			c.keys.Text(m.Key)
 		}
-		c.types.text(m.Type)
+		c.types.Text(m.Type)
 		if m.ContentType == "" {
-			c.contentTypes.text(defaultContentType)
+			c.contentTypes.Text(defaultContentType)
 		} else {
-			c.contentTypes.text(m.ContentType)
+			c.contentTypes.Text(m.ContentType)
 		}
-		c.headers.json(trace.merge(m.Headers))
+		c.headers.Text(headersText(trace.merge(m.Headers)))
 		if m.AvailableAt.IsZero() {
-			c.availableAt.null()
+			c.availableAt.Null()
 		} else {
-			c.availableAt.time(m.AvailableAt)
+			c.availableAt.Time(m.AvailableAt)
 		}
 	}
 	return c, ids, nil
@@ -71,8 +71,8 @@ func newColumns(messages []Message, trace traceHeaders) (*columns, []UUID, error
 // arguments are in the order of the statement's parameters.
 func (c *columns) arguments(payloads any) []any {
 	return []any{
-		c.messageIDs.literal(), c.topics.literal(), c.keys.literal(), c.types.literal(),
-		payloads, c.contentTypes.literal(), c.headers.literal(), c.availableAt.literal(),
+		c.messageIDs.Literal(), c.topics.Literal(), c.keys.Literal(), c.types.Literal(),
+		payloads, c.contentTypes.Literal(), c.headers.Literal(), c.availableAt.Literal(),
 	}
 }
 
@@ -83,17 +83,17 @@ func (c *columns) takeJSON() string {
 	for _, i := range c.json {
 		size += len(c.payloads[i])*9/8 + len(`""`)
 	}
-	a, next := make(array, 0, size), 0
+	a, next := make(pgarray.Array, 0, size), 0
 	for i := range c.payloads {
 		if next < len(c.json) && c.json[next] == i {
-			a.text(string(c.payloads[i]))
+			a.Text(string(c.payloads[i]))
 			c.payloads[i] = nil
 			next++
 		} else {
-			a.null()
+			a.Null()
 		}
 	}
-	return a.literal()
+	return a.Literal()
 }
 
 // payloadLiteral is the payloads for a driver that has no arrays of bytes.
@@ -102,76 +102,22 @@ func (c *columns) payloadLiteral() string {
 	for _, payload := range c.payloads {
 		size += 2*len(payload) + len(`,"\\x"`)
 	}
-	a := make(array, 0, size)
+	a := make(pgarray.Array, 0, size)
 	for _, payload := range c.payloads {
 		if payload == nil {
-			a.null()
+			a.Null()
 		} else {
-			a.bytes(payload)
+			a.Bytes(payload)
 		}
 	}
-	return a.literal()
+	return a.Literal()
 }
 
-// array is a PostgreSQL array literal in the making.
-type array []byte
-
-// next begins an element.
-func (a *array) next() {
-	if len(*a) == 0 {
-		*a = append(*a, '{')
-	} else {
-		*a = append(*a, ',')
-	}
-}
-
-func (a *array) null() {
-	a.next()
-	*a = append(*a, "NULL"...)
-}
-
-func (a *array) uuid(id UUID) {
-	a.next()
-	*a, _ = id.AppendText(*a)
-}
-
-// time writes ISO 8601 in UTC, which no setting of the session changes.
-func (a *array) time(t time.Time) {
-	a.next()
-	*a = append(*a, '"')
-	*a = t.UTC().AppendFormat(*a, "2006-01-02T15:04:05.000000Z")
-	*a = append(*a, '"')
-}
-
-func (a *array) bytes(b []byte) {
-	a.next()
-	*a = append(*a, `"\\x`...)
-	*a = hex.AppendEncode(*a, b)
-	*a = append(*a, '"')
-}
-
-func (a *array) text(s string) {
-	a.next()
-	*a = append(*a, '"')
-	for i := range len(s) {
-		if s[i] == '"' || s[i] == '\\' {
-			*a = append(*a, '\\')
-		}
-		*a = append(*a, s[i])
-	}
-	*a = append(*a, '"')
-}
-
-func (a *array) json(headers map[string]string) {
+// headersText is the JSON object of headers.
+func headersText(headers map[string]string) string {
 	if len(headers) == 0 {
-		a.text("{}")
-		return
+		return "{}"
 	}
 	object, _ := json.Marshal(headers) // strings in a map always marshal
-	a.text(string(object))
-}
-
-// literal ends the array, which must not be empty.
-func (a *array) literal() string {
-	return string(*a) + "}"
+	return string(object)
 }
