@@ -164,18 +164,47 @@ func addPartitions(ctx context.Context, p *play, _ *rand.Rand) (int, error) {
 	return 0, errors.Join(p.whole(ctx), p.flowsIn(ctx, partitions))
 }
 
-// cutRequest cuts a connection to a broker in the middle of a request with
+// cutRequest cuts a connection to a leader in the middle of a request with
 // records. The batch is sent again, and appended once.
 func cutRequest(ctx context.Context, p *play, random *rand.Rand) (int, error) {
-	shot := p.brokers[random.IntN(3)].CutAfter(proxy.ToServer, request+random.IntN(200))
-	return 0, errors.Join(fires(ctx, shot), p.flows(ctx))
+	length := request + random.IntN(200)
+	return 0, p.strikeLeader(ctx, random, func(broker *proxy.Proxy) *proxy.Shot { return broker.CutAfter(proxy.ToServer, length) })
 }
 
-// loseAnswer has a broker append records and the relay not know of it. The batch
+// loseAnswer has a leader append records and the relay not know of it. The batch
 // is sent again, and appended once.
 func loseAnswer(ctx context.Context, p *play, random *rand.Rand) (int, error) {
-	shot := p.brokers[random.IntN(3)].DropAnswer(request)
-	return 0, errors.Join(fires(ctx, shot), p.flows(ctx))
+	return 0, p.strikeLeader(ctx, random, func(broker *proxy.Proxy) *proxy.Shot { return broker.DropAnswer(request) })
+}
+
+// strikeLeader arms a shot at the leader of a partition, waits until it fired,
+// and then for the partition to flow. A broker that was restarted leads nothing
+// for minutes, so it gets no records and nothing could strike there; when another
+// broker is elected meanwhile the shot follows the leader.
+func (p *play) strikeLeader(ctx context.Context, random *rand.Rand, arm func(*proxy.Proxy) *proxy.Shot) error {
+	partition, leader, err := p.leader(ctx, random)
+	if err != nil {
+		return err
+	}
+	broker := p.brokers[leader.ID-1]
+	shot := arm(broker)
+	looked := time.Now()
+	if err := await(ctx, "a connection to be cut", func(ctx context.Context) (bool, string) {
+		state := fmt.Sprintf("none was at broker %d, which leads partition %d", leader.ID, partition)
+		if shot.HasFired() || time.Since(looked) < time.Second {
+			return shot.HasFired(), state
+		}
+		looked = time.Now()
+		if now, err := p.cluster.Leader(ctx, p.topic, partition); err == nil && now != leader && broker.Disarm(shot) {
+			leader, broker = now, p.brokers[now.ID-1]
+			shot = arm(broker)
+		}
+		return false, state
+	}); err != nil {
+		broker.Disarm(shot)
+		return err
+	}
+	return p.flowsIn(ctx, partition)
 }
 
 // halfOpenKafka swallows what the relays say on the connections that they have

@@ -13,8 +13,8 @@ const (
 	// queued is how many chunks of a direction wait in the proxy at most; after
 	// that its peer has to wait.
 	queued = 64
-	// slices is how many times a second bytes move when the rate is bounded.
-	slices = 20
+	// ticks is how many times a second bytes move when the rate is bounded.
+	ticks = 20
 )
 
 // link is one client's connection and the one to the server.
@@ -134,7 +134,7 @@ func (l *link) move(d Direction, to *net.TCPConn, c chunk) bool {
 		s := l.admittance(c.at)
 		bytes := c.bytes
 		if s.rate > 0 {
-			bytes = bytes[:min(len(bytes), max(1, s.rate/slices))]
+			bytes = bytes[:min(len(bytes), max(1, s.rate/ticks))]
 		}
 		pass, shot := l.admit(d, len(bytes))
 		if pass > 0 {
@@ -149,7 +149,7 @@ func (l *link) move(d Direction, to *net.TCPConn, c chunk) bool {
 		}
 		c.bytes = c.bytes[len(bytes):]
 		if s.rate > 0 {
-			l.pause(time.Second / slices)
+			l.pause(time.Second / ticks)
 		}
 	}
 	return true

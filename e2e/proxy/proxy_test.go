@@ -330,6 +330,27 @@ func TestDropAnswer(t *testing.T) {
 	small.answered(100)
 }
 
+func TestDisarm(t *testing.T) {
+	s, p := start(t)
+	c := dial(t, p)
+	shot := p.CutAfter(proxy.ToServer, 50)
+	if !p.Disarm(shot) {
+		t.Error("an armed shot could not be disarmed")
+	}
+	c.request(100)
+	s.got(t, 100)
+	c.answered(100)
+	if shot.HasFired() {
+		t.Error("a disarmed shot fired")
+	}
+	shot = p.CutAfter(proxy.ToServer, 50)
+	c.request(100)
+	fired(t, shot)
+	if p.Disarm(shot) {
+		t.Error("a shot that had fired was disarmed")
+	}
+}
+
 func TestRefuse(t *testing.T) {
 	s, p := start(t)
 	c := dial(t, p)

@@ -1,5 +1,7 @@
 package proxy
 
+import "slices"
+
 // Shot is one break of one connection, the first on which it can happen.
 type Shot struct {
 	direction Direction
@@ -43,6 +45,18 @@ func (p *Proxy) arm(s *Shot) *Shot {
 	defer p.mu.Unlock()
 	p.shots = append(p.shots, s)
 	return s
+}
+
+// Disarm takes a shot back, and reports whether it did: one that has struck, or
+// is striking, stays.
+func (p *Proxy) Disarm(s *Shot) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.Index(p.shots, s)
+	if i >= 0 {
+		p.shots = append(p.shots[:i:i], p.shots[i+1:]...)
+	}
+	return i >= 0
 }
 
 // strike returns how many of the n bytes that are about to move in the direction
