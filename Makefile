@@ -34,7 +34,8 @@ test-chart: deps-all ## Run the tests of the Helm chart, against a Kubernetes, b
 	@./tools/test chart
 
 .PHONY: soak
-soak: deps ## Play each scenario in all of its lanes, each fault, then all at random for DURATION=10m, with new seeds (RELAY_TEST_SEED=… for old ones)
+soak: deps ## Stress claimers, play each scenario in all of its lanes, each fault, then all at random for DURATION=10m, with new seeds (RELAY_TEST_SEED=… for old ones)
+	@cd e2e && go run ./cmd/with-servers --without kafka,rabbitmq -- go test -C .. -count=1 -timeout 0 -v ./internal/source -run TestStressOfClaimers -soak $(DURATION)
 	@cd e2e && RELAY_TEST_LANES=all go test -count=1 -timeout 0 -v .
 	@cd e2e && RELAY_TEST_LANES=all go test -count=1 -timeout 0 -v ./faults -soak $(DURATION)
 

@@ -125,7 +125,9 @@ func (p *Postgres) settings() map[string]string {
 		"wal_level":               "logical",
 		"max_wal_senders":         "50",
 		"max_replication_slots":   "50",
-		"log_line_prefix":         "%m [%p] %q%a ",
+		// Off by default; applications that use two-phase commit turn it on.
+		"max_prepared_transactions": "50",
+		"log_line_prefix":           "%m [%p] %q%a ",
 		// In the data folder, which goes with the server however that ends.
 		"dynamic_shared_memory_type": "mmap",
 	}
