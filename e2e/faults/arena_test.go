@@ -20,7 +20,8 @@ import (
 const partitions = 6
 
 // arena is the servers that scenarios break, each behind a proxy: PostgreSQL, and
-// either a Kafka cluster or a RabbitMQ node.
+// either a Kafka cluster or a RabbitMQ node. Beside the cluster, relays with two
+// sinks have the shared RabbitMQ, which only its proxy takes away.
 type arena struct {
 	postgres *servers.Postgres
 	database *proxy.Proxy
@@ -28,6 +29,8 @@ type arena struct {
 	rabbit   *servers.RabbitMQ
 	// brokers are the brokers' proxies, in the order of the brokers.
 	brokers []*proxy.Proxy
+	// secondBroker is the proxy of the second sink's RabbitMQ.
+	secondBroker *proxy.Proxy
 }
 
 // startKafkaArena starts the servers of a test and its subtests.
@@ -43,6 +46,12 @@ func startKafkaArena(t *testing.T) *arena {
 	for i, node := range a.cluster.Nodes() {
 		a.brokers[i].Forward(node.ProxiedAddress())
 	}
+	second, err := proxy.New(hostOf(t, servers.FromEnvironment().RabbitMQURL))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = second.Close() })
+	a.secondBroker = second
 	return a
 }
 
@@ -115,18 +124,26 @@ func through(t testing.TB, address, host string) string {
 }
 
 // newPlay makes a database and topics or queues in the arena, and a stage whose
-// relays reach both through the proxies and everything else does not. The relays
-// do not run yet.
-func (a *arena) newPlay(t testing.TB, topics int, settings scenario.Settings) *play {
+// relays reach both through the proxies and everything else does not. With a
+// second sink there is one more topic, which leads there. The relays do not run
+// yet.
+func (a *arena) newPlay(t testing.TB, topics int, second bool, settings scenario.Settings) *play {
 	t.Helper()
 	p := &play{arena: a, t: t}
 	if a.rabbit != nil {
 		p.queues = scenario.NewRabbitQueues(t, a.rabbit.URL("/"), topics, amqp.Table{"x-overflow": "reject-publish"})
 		p.queues.SinkURL(through(t, a.rabbit.URL("/"), a.brokers[0].Address()))
-		p.log = p.queues
+		p.main = p.queues
 	} else {
 		p.topics = a.newTopics(t, topics)
-		p.log = p.topics
+		p.main = p.topics
+	}
+	p.log = p.main
+	if second {
+		url := servers.FromEnvironment().RabbitMQURL
+		p.second = scenario.NewRabbitQueue(t, url, nil)
+		p.second.SinkURL(through(t, url, a.secondBroker.Address()))
+		p.log = scenario.Join(p.main, p.second)
 	}
 	p.stage = scenario.NewStage(t, scenario.NewDatabaseOn(t, a.postgres.URL("postgres")), p.log, settings)
 	p.stage.Config = p.stage.Config.With(scenario.Settings{"database.url": through(t, p.stage.Database.URL, a.database.Address())})
@@ -160,6 +177,9 @@ func (a *arena) heal(ctx context.Context, topics ...string) error {
 	errs := []error{a.database.Pass()}
 	for _, broker := range a.brokers {
 		errs = append(errs, broker.Pass())
+	}
+	if a.secondBroker != nil {
+		errs = append(errs, a.secondBroker.Pass())
 	}
 	if !a.postgres.Running() {
 		errs = append(errs, a.postgres.Start(ctx))

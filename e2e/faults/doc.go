@@ -13,6 +13,7 @@
 //
 // The servers are the package's own, shared by the scenarios of a test, which
 // therefore run one after the other: PostgreSQL, and three Kafka brokers or a
-// RabbitMQ node, each behind a proxy that relays cannot bypass. Scenarios that end a server for good start
-// one for themselves.
+// RabbitMQ node, each behind a proxy that relays cannot bypass. Relays with two
+// sinks have the shared RabbitMQ beside the Kafka brokers, behind a proxy too.
+// Scenarios that end a server for good start one for themselves.
 package faults

@@ -38,7 +38,7 @@ func TestFailoverToAStandby(t *testing.T) {
 func newOwnPlay(t testing.TB, database *scenario.Database, log scenario.Log) *play {
 	t.Helper()
 	stage := scenario.NewStage(t, database, log, settings(nil))
-	p := &play{t: t, stage: stage, log: log, topic: stage.Topic()}
+	p := &play{t: t, stage: stage, log: log, main: log, topic: stage.Topic()}
 	t.Logf("seed: %s=%d", scenario.SeedVariable, stage.Seed)
 	p.fleet = stage.StartFleet(2)
 	return p

@@ -15,13 +15,17 @@ type kind struct {
 	faults []fault
 }
 
-// kinds are all faults in an arena.
-func (a *arena) kinds() []kind {
-	broker := kind{"kafka", kafkaFaults}
-	if a.rabbit != nil {
-		broker = kind{"rabbitmq", slices.Concat(rabbitFaults, nodeFaults)}
+// kinds are all faults that may happen in the play.
+func (p *play) kinds() []kind {
+	kinds := []kind{{"relays", relayFaults}, {"rows", poisonFaults}, {"postgres", databaseFaults}}
+	if p.rabbit != nil {
+		return append(kinds, kind{"rabbitmq", slices.Concat(rabbitFaults, nodeFaults)})
 	}
-	return []kind{{"relays", relayFaults}, {"rows", poisonFaults}, {"postgres", databaseFaults}, broker}
+	kinds = append(kinds, kind{"kafka", kafkaFaults})
+	if p.second != nil {
+		kinds = append(kinds, kind{"second sink", secondFaults})
+	}
+	return kinds
 }
 
 // steady is the load while a fault is inflicted: enough for every relay to have
@@ -49,6 +53,7 @@ func TestFaults(t *testing.T) {
 	inflictEach(t, a, 1, kind{"postgres", databaseFaults})
 	inflictEach(t, a, 1, kind{"kafka", kafkaFaults})
 	t.Run("kafka/topic deleted and made again", func(t *testing.T) { playDeletedTopic(t, a) })
+	t.Run("two sinks", func(t *testing.T) { playTwoSinks(t, a) })
 	t.Run("mix", func(t *testing.T) { soak(t, a) })
 }
 

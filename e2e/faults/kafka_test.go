@@ -76,10 +76,10 @@ func loseReplicas(ctx context.Context, p *play, random *rand.Rand) (int, error) 
 	return p.inFlight(), errors.Join(errs...)
 }
 
-// marksNothing waits until no row was marked for a while although some were
-// pending.
+// marksNothing waits until no row of the arena's own broker was marked for a
+// while although some were pending.
 func (p *play) marksNothing(ctx context.Context, quiet time.Duration) error {
-	return p.marksNothingOf(ctx, p.log.Topics(), quiet)
+	return p.marksNothingOf(ctx, p.main.Topics(), quiet)
 }
 
 // marksNothingOf is marksNothing for the rows of some topics.

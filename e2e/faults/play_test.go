@@ -27,10 +27,13 @@ type play struct {
 	*arena
 	t     testing.TB
 	stage *scenario.Stage
-	log   scenario.Log
-	// topics and queues are the log: one of them, as the arena has it.
+	// log is everything, main what the arena's own servers hold of it.
+	log, main scenario.Log
+	// topics and queues are main: one of them, as the arena has it.
 	topics *scenario.KafkaLog
 	queues *scenario.RabbitLog
+	// second is the log of the second sink, if there is one.
+	second *scenario.RabbitLog
 	topic  string
 	fleet  scenario.Fleet
 	// together: other faults happen at the same time.
@@ -53,9 +56,19 @@ func settings(more scenario.Settings) scenario.Settings {
 // newPlay starts relays on a new stage of the arena.
 func newPlay(t testing.TB, a *arena, relays, topics int, more scenario.Settings) *play {
 	t.Helper()
-	p := a.newPlay(t, topics, settings(more))
+	return start(t, a.newPlay(t, topics, false, settings(more)), relays)
+}
+
+// newPlayOfTwoSinks is newPlay with a second sink.
+func newPlayOfTwoSinks(t testing.TB, a *arena, relays, topics int, more scenario.Settings) *play {
+	t.Helper()
+	return start(t, a.newPlay(t, topics, true, settings(more)), relays)
+}
+
+func start(t testing.TB, p *play, relays int) *play {
+	t.Helper()
 	t.Cleanup(func() {
-		if err := a.heal(context.Background(), p.log.Topics()...); err != nil {
+		if err := p.heal(context.Background(), p.main.Topics()...); err != nil {
 			t.Errorf("the servers are not what they were before: %v", err)
 		}
 	})

@@ -97,9 +97,10 @@ func playMix(t *testing.T, a *arena, mix time.Duration, total *injected) (commit
 	} else {
 		topics = 2 // one of them is full at times
 	}
-	p := newPlay(t, a, relays, topics, more)
+	second := a.secondBroker != nil && random.IntN(2) == 0
+	p := start(t, a.newPlay(t, topics, second, settings(more)), relays)
 	p.together = true
-	t.Logf("%d relays with %v", relays, more)
+	t.Logf("%d relays with %v, a second sink: %t", relays, more, second)
 	sampler := p.stage.StartSampler()
 	load := p.stage.StartLoad(scenario.Workload{Unreliable: true, Notify: random.IntN(2) == 0, Rate: 90})
 
@@ -107,7 +108,7 @@ func playMix(t *testing.T, a *arena, mix time.Duration, total *injected) (commit
 	ctx, cancel := context.WithTimeout(t.Context(), mix)
 	defer cancel()
 	var lanes sync.WaitGroup
-	for i, kind := range a.kinds() {
+	for i, kind := range p.kinds() {
 		random := p.stage.Random(1<<41 + uint64(i)) //nolint:gosec // a small number
 		lanes.Go(func() {
 			for ctx.Err() == nil {
@@ -131,7 +132,7 @@ func playMix(t *testing.T, a *arena, mix time.Duration, total *injected) (commit
 		t.Errorf("after all faults: %v", err)
 	}
 	load.Stop()
-	if err := a.heal(t.Context(), p.log.Topics()...); err != nil {
+	if err := a.heal(t.Context(), p.main.Topics()...); err != nil {
 		t.Fatal(err)
 	}
 	for _, relay := range p.fleet {

@@ -71,7 +71,9 @@ func (s *Sampler) look(ctx context.Context) error {
 		return err
 	}
 	read := s.stage.Log.Records
-	if log, ok := s.stage.Log.(*RabbitLog); ok {
+	if log, ok := s.stage.Log.(interface {
+		AllRecords(ctx context.Context) ([]Record, error)
+	}); ok {
 		read = log.AllRecords // what is in a queue that nobody reads is there too
 	}
 	records, err := read(ctx)
@@ -91,11 +93,12 @@ func (s *Sampler) look(ctx context.Context) error {
 }
 
 // marked are the messages that count as published: those with published_at,
-// or, where published rows are deleted, those of the truth that are gone.
+// or, where published rows are deleted, by some relays at least, those of the
+// truth that are not pending.
 func (s *Stage) marked(ctx context.Context) ([]outbox.UUID, error) {
 	sql := `SELECT message_id FROM ` + s.Table + ` WHERE published_at IS NOT NULL`
 	if get(s.Config, "outbox.on_published", "mark") == "delete" {
-		sql = `SELECT message_id FROM truth t WHERE NOT EXISTS (SELECT FROM ` + s.Table + ` o WHERE o.message_id = t.message_id AND o.id = t.id)`
+		sql = `SELECT message_id FROM truth t WHERE NOT EXISTS (SELECT FROM ` + s.Table + ` o WHERE o.message_id = t.message_id AND o.id = t.id AND o.published_at IS NULL)`
 	}
 	rows, err := s.Database.Pool.Query(ctx, sql)
 	if err != nil {

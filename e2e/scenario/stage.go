@@ -68,8 +68,12 @@ func NewStage(t testing.TB, database *Database, log Log, settings Settings) *Sta
 			"database": Config{"url": database.URL},
 			"sinks":    Config{"main": log.Sink()},
 			"log":      Config{"level": "debug", "format": "text"},
-		}.With(settings),
+		},
 	}
+	if joined, ok := log.(*JoinedLog); ok {
+		s.Config = s.Config.With(joined.settings())
+	}
+	s.Config = s.Config.With(settings)
 	s.Table = pgx.Identifier{get(s.Config, "outbox.schema", "public"), get(s.Config, "outbox.table", "outbox")}.Sanitize()
 	migrator := NewRelay(t, "migrate", s.Config)
 	if result := migrator.Command("migrate"); result.Code != 0 {
