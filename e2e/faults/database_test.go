@@ -26,6 +26,8 @@ var databaseFaults = []fault{
 	{"half-open connections", halfOpenDatabase},
 	{"slow network", slowDatabase},
 	{"transaction commits late", commitLate},
+	{"marks fail", failAllMarks},
+	{"marks of some keys fail", failSomeMarks},
 }
 
 // terminateSessions ends sessions of the relays one at a time: at a claim, while

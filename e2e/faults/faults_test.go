@@ -53,6 +53,7 @@ func TestFaults(t *testing.T) {
 	inflictEach(t, a, 1, kind{"postgres", databaseFaults})
 	inflictEach(t, a, 1, kind{"kafka", kafkaFaults})
 	t.Run("kafka/topic deleted and made again", func(t *testing.T) { playDeletedTopic(t, a) })
+	t.Run("postgres/privilege to mark revoked", func(t *testing.T) { playRevokedMarks(t, a) })
 	t.Run("two sinks", func(t *testing.T) { playTwoSinks(t, a) })
 	t.Run("mix", func(t *testing.T) { soak(t, a) })
 }
