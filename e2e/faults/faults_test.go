@@ -21,7 +21,7 @@ func (p *play) kinds() []kind {
 	if p.rabbit != nil {
 		return append(kinds, kind{"rabbitmq", slices.Concat(rabbitFaults, nodeFaults)})
 	}
-	kinds = append(kinds, kind{"kafka", kafkaFaults})
+	kinds = append(kinds, kind{"kafka", slices.Concat(kafkaFaults, brokerSettings)})
 	if p.second != nil {
 		kinds = append(kinds, kind{"second sink", secondFaults})
 	}
@@ -53,6 +53,8 @@ func TestFaults(t *testing.T) {
 	inflictEach(t, a, 1, kind{"postgres", databaseFaults})
 	inflictEach(t, a, 1, kind{"kafka", kafkaFaults})
 	t.Run("kafka/topic deleted and made again", func(t *testing.T) { playDeletedTopic(t, a) })
+	t.Run("kafka/clock skew", func(t *testing.T) { playClockSkew(t, a) })
+	t.Run("kafka/quota", func(t *testing.T) { playQuota(t, a) })
 	t.Run("postgres/privilege to mark revoked", func(t *testing.T) { playRevokedMarks(t, a) })
 	t.Run("two sinks", func(t *testing.T) { playTwoSinks(t, a) })
 	t.Run("mix", func(t *testing.T) { soak(t, a) })
