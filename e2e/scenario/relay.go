@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,6 +45,8 @@ type Relay struct {
 	// Environment are variables of its processes beside those of the test, as
 	// NAME=value.
 	Environment []string
+	// Binary is the program, when it is another than that of the tests.
+	Binary string
 
 	t       testing.TB
 	mu      sync.Mutex
@@ -135,7 +138,7 @@ func (r *Relay) Launch() {
 		r.t.Errorf("%s runs already", r.Name)
 		return
 	}
-	command := exec.Command(os.Getenv(BinaryVariable), "run", "--config", r.ConfigPath)
+	command := exec.Command(cmp.Or(r.Binary, os.Getenv(BinaryVariable)), "run", "--config", r.ConfigPath)
 	command.Env = append(os.Environ(), r.Environment...)
 	p, err := child.Start(command, r.LogPath)
 	if err != nil {
