@@ -61,7 +61,7 @@ func TestMixedRelaysDuringADeployment(t *testing.T) {
 	var poisoning sync.WaitGroup
 	poisoned := make([]*poisoner, poisoners)
 	for i := range poisoned {
-		poisoned[i] = &poisoner{play: p, random: stage.Random(1<<34 + 1 + uint64(i)), operator: stage.Relay(nil)} //nolint:gosec // a small number
+		poisoned[i] = &poisoner{play: p, random: stage.Random(1<<34 + 1 + uint64(i)), operator: stage.Relay(nil)}
 		poisoning.Go(func() { poisoned[i].run(ctx) })
 	}
 

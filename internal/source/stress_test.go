@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -31,16 +32,19 @@ var soakFor = flag.Duration("soak", 0, "repeat the stress test of claimers for a
 
 // The claimer's verbs as the stress test uses them.
 
-func stressClaim(ctx context.Context, c *source.Claimer, exclude []stressKey) (source.Batch, error) {
-	var e source.Exclusion
-	for _, k := range exclude {
-		e.Keys = append(e.Keys, source.Key{Topic: k.topic, Key: k.key})
-	}
-	return c.Claim(ctx, e)
+func stressClaim(ctx context.Context, c *source.Claimer, out leftOut) (source.Batch, error) {
+	return c.Claim(ctx, out.exclusion())
 }
 
-func stressClaimHeld(ctx context.Context, c *source.Claimer) (source.Batch, error) {
-	return c.ClaimHeld(ctx, source.Exclusion{})
+func stressClaimHeld(ctx context.Context, c *source.Claimer, out leftOut) (source.Batch, error) {
+	return c.ClaimHeld(ctx, out.exclusion())
+}
+
+func (l leftOut) exclusion() (e source.Exclusion) {
+	for k := range l.keys {
+		e.Keys = append(e.Keys, source.Key{Topic: k.topic, Key: k.key})
+	}
+	return e
 }
 
 func stressHeldIsDue(c *source.Claimer) bool {
@@ -61,6 +65,31 @@ var stressTopics = []string{"a", "b"}
 
 // stressKey is one ordered sequence.
 type stressKey struct{ topic, key string }
+
+// leftOut is the keys that a relay leaves out of its claims for a while, as it does
+// when a destination takes nothing.
+type leftOut struct {
+	keys map[stressKey]bool
+	// shrunk is how often there became fewer.
+	shrunk uint64
+}
+
+// change adds some keys or lets all of them go.
+func (l *leftOut) change(random *rand.Rand) {
+	if len(l.keys) > 0 && random.IntN(2) == 0 {
+		l.keys = nil
+		l.shrunk++
+		return
+	}
+	more := maps.Clone(l.keys) // the claimer may have the old ones
+	if more == nil {
+		more = map[stressKey]bool{}
+	}
+	for range 1 + random.IntN(4) {
+		more[stressKey{stressTopics[random.IntN(len(stressTopics))], "k" + strconv.Itoa(random.IntN(stressKeys))}] = true
+	}
+	l.keys = more
+}
 
 // Random claimers, writers and operators side by side; everything that a real
 // server can be made to do to the claimers and that ends no session. What the
@@ -200,7 +229,7 @@ func stressPool(t *testing.T, db *pgtest.Database, size int32) *pgxpool.Pool {
 }
 
 func (w *stressWorld) random(purpose uint64) *rand.Rand {
-	return rand.New(rand.NewPCG(w.seed, purpose)) //nolint:gosec // repeatable is what is wanted
+	return rand.New(rand.NewPCG(w.seed, purpose))
 }
 
 func (w *stressWorld) locked(f func()) {
@@ -552,9 +581,16 @@ func (w *stressWorld) live(ctx context.Context, random *rand.Rand, options sourc
 	var settling sync.WaitGroup
 	defer settling.Wait()
 	free := make(chan struct{}, 2)
+	var out leftOut
 	for ctx.Err() == nil {
 		free <- struct{}{}
-		batch, err := w.claim(ctx, random, c, options)
+		switch {
+		case w.calm.Load() && len(out.keys) > 0:
+			out = leftOut{shrunk: out.shrunk + 1}
+		case !w.calm.Load() && options.Ordering == source.OrderKey && random.IntN(12) == 0:
+			out.change(random)
+		}
+		batch, err := w.claim(ctx, random, c, out)
 		if err != nil && !source.IsTransient(err) && ctx.Err() == nil {
 			w.t.Errorf("claim of a relay with ordering %s: %v", options.Ordering, err)
 			return
@@ -575,14 +611,8 @@ func (w *stressWorld) live(ctx context.Context, random *rand.Rand, options sourc
 	}
 }
 
-func (w *stressWorld) claim(ctx context.Context, random *rand.Rand, c *source.Claimer, options source.Options) (source.Batch, error) {
+func (w *stressWorld) claim(ctx context.Context, random *rand.Rand, c *source.Claimer, out leftOut) (source.Batch, error) {
 	held := random.IntN(10) == 0 || stressHeldIsDue(c) && random.IntN(4) > 0
-	var exclude []stressKey
-	if !w.calm.Load() && options.Ordering == source.OrderKey && random.IntN(6) == 0 {
-		for range 1 + random.IntN(4) {
-			exclude = append(exclude, stressKey{stressTopics[random.IntN(len(stressTopics))], "k" + strconv.Itoa(random.IntN(stressKeys))})
-		}
-	}
 	hasty := !w.calm.Load() && random.IntN(60) == 0
 	if hasty { // somebody stops the relay
 		var cancel context.CancelFunc
@@ -590,10 +620,10 @@ func (w *stressWorld) claim(ctx context.Context, random *rand.Rand, c *source.Cl
 		defer cancel()
 	}
 	if held {
-		batch, err := stressClaimHeld(ctx, c)
+		batch, err := stressClaimHeld(ctx, c, out)
 		return batch, unlessHasty(hasty, err)
 	}
-	batch, err := stressClaim(ctx, c, exclude)
+	batch, err := stressClaim(ctx, c, out)
 	return batch, unlessHasty(hasty, err)
 }
 
