@@ -140,10 +140,14 @@ type stressWorld struct {
 	db   *pgtest.Database
 	pool *pgxpool.Pool // of all but the claimers
 	seed uint64
+	// began is when the round did.
+	began time.Time
 	// prepared: the server knows prepared transactions.
 	prepared bool
 	// calm: everything is published, for the drain.
 	calm atomic.Bool
+	// relays is how many there were.
+	relays atomic.Int64
 
 	mu sync.Mutex
 	// rows are all that were inserted, committed or not.
@@ -176,7 +180,7 @@ func stress(t *testing.T, mix stressMix, seed uint64) {
 	db.Exec(t, `CREATE TABLE truth (id bigint PRIMARY KEY);
 		CREATE TABLE aggregates (topic text, key text, changes int NOT NULL, PRIMARY KEY (topic, key))`)
 	w := &stressWorld{
-		t: t, mix: mix, db: db, seed: seed, pool: stressPool(t, db, 24),
+		t: t, mix: mix, db: db, seed: seed, began: time.Now(), pool: stressPool(t, db, 24),
 		rows: map[int64]stressRow{}, gone: map[int64]string{}, leaving: map[int64]bool{},
 		sent: map[int64]int{}, recorded: map[int64]bool{}, last: map[stressKey]int64{},
 		holder: map[stressKey]int{}, history: map[stressKey][]string{}, counts: map[string]int{},
@@ -240,11 +244,18 @@ func (w *stressWorld) locked(f func()) {
 
 func (w *stressWorld) count(what string) { w.locked(func() { w.counts[what]++ }) }
 
+// note adds an event to the history of a key, for those who look for the reason of
+// a violation. The caller holds the lock.
+func (w *stressWorld) note(key stressKey, format string, arguments ...any) {
+	at := time.Since(w.began).Round(100 * time.Microsecond)
+	w.history[key] = append(w.history[key], fmt.Sprintf("%v ", at)+fmt.Sprintf(format, arguments...))
+}
+
 // offend notes a violation. The caller holds the lock.
 func (w *stressWorld) offend(key stressKey, format string, arguments ...any) {
 	text := fmt.Sprintf(format, arguments...)
 	if history := w.history[key]; len(history) > 0 && key != (stressKey{}) {
-		text += "\n    " + strings.Join(history[max(0, len(history)-25):], "\n    ")
+		text += "\n    " + strings.Join(history[max(0, len(history)-40):], "\n    ")
 	}
 	w.offences = append(w.offences, text)
 }
@@ -294,6 +305,7 @@ func (w *stressWorld) transaction(ctx context.Context, random *rand.Rand, ending
 		w.locked(func() {
 			for _, id := range ids {
 				w.gone[id] = "it was rolled back"
+				w.note(w.rows[id].stressKey, "id %d rolled back", id)
 			}
 		})
 	}
@@ -344,7 +356,18 @@ func (w *stressWorld) transaction(ctx context.Context, random *rand.Rand, ending
 		return w.prepare(ctx, tx, random, kept, undo, long, ending)
 	}
 	w.count("committed")
-	return tx.Commit(ctx)
+	err = tx.Commit(ctx)
+	w.committed(kept)
+	return err
+}
+
+// committed notes that a transaction with the rows has ended.
+func (w *stressWorld) committed(ids []int64) {
+	w.locked(func() {
+		for _, id := range ids {
+			w.note(w.rows[id].stressKey, "id %d committed", id)
+		}
+	})
 }
 
 // insert writes some messages about the keys, or about none.
@@ -367,7 +390,10 @@ WITH o AS (INSERT INTO outbox (topic, key, available_at) VALUES ($1, $2, clock_t
 SELECT id FROM o`, row.topic, key, delay).Scan(&id); err != nil {
 			return ids, err
 		}
-		w.locked(func() { w.rows[id] = row })
+		w.locked(func() {
+			w.rows[id] = row
+			w.note(row.stressKey, "id %d inserted, keyed %t, delayed %t", id, row.keyed, row.delayed)
+		})
 		ids = append(ids, id)
 	}
 	return ids, nil
@@ -381,7 +407,8 @@ func (w *stressWorld) prepare(ctx context.Context, tx pgx.Tx, random *rand.Rand,
 	}
 	_ = tx.Rollback(ctx) // the session has no transaction any more; this only tells pgx
 	end := `COMMIT PREPARED '` + name + `'`
-	if random.IntN(4) == 0 {
+	commits := random.IntN(4) > 0
+	if !commits {
 		undo(kept)
 		end = `ROLLBACK PREPARED '` + name + `'`
 	}
@@ -390,6 +417,9 @@ func (w *stressWorld) prepare(ctx context.Context, tx pgx.Tx, random *rand.Rand,
 		time.Sleep(after)
 		if _, err := w.pool.Exec(context.WithoutCancel(ctx), end); err != nil {
 			w.t.Errorf("%s: %v", end, err)
+		}
+		if commits {
+			w.committed(kept)
 		}
 	})
 	return nil
@@ -458,6 +488,7 @@ func (w *stressWorld) retry(ctx context.Context, _ *rand.Rand) error {
 		id, err := w.one(ctx, tx, stressEntrySQL)
 		if err == nil && id > 0 {
 			w.count("retried")
+			w.locked(func() { w.note(w.rows[id].stressKey, "id %d retried by an operator", id) })
 			_, err = tx.Exec(ctx, `UPDATE outbox_parked SET next_retry_at = now() WHERE id = $1 AND state IN ('parked', 'retrying')`, id)
 		}
 		return err
@@ -523,6 +554,7 @@ func (w *stressWorld) lose(id int64, why, count string) {
 	w.locked(func() {
 		w.gone[id] = why
 		w.counts[count]++
+		w.note(w.rows[id].stressKey, "id %d: %s", id, why)
 	})
 }
 
@@ -582,6 +614,7 @@ func (w *stressWorld) live(ctx context.Context, random *rand.Rand, options sourc
 	defer settling.Wait()
 	free := make(chan struct{}, 2)
 	var out leftOut
+	number := w.relays.Add(1)
 	for ctx.Err() == nil {
 		free <- struct{}{}
 		switch {
@@ -590,7 +623,7 @@ func (w *stressWorld) live(ctx context.Context, random *rand.Rand, options sourc
 		case !w.calm.Load() && options.Ordering == source.OrderKey && random.IntN(12) == 0:
 			out.change(random)
 		}
-		batch, err := w.claim(ctx, random, c, out)
+		batch, held, err := w.claim(ctx, random, c, out)
 		if err != nil && !source.IsTransient(err) && ctx.Err() == nil {
 			w.t.Errorf("claim of a relay with ordering %s: %v", options.Ordering, err)
 			return
@@ -602,7 +635,7 @@ func (w *stressWorld) live(ctx context.Context, random *rand.Rand, options sourc
 		}
 		fate := w.random(random.Uint64())
 		settling.Go(func() {
-			w.deliver(fate, batch, options)
+			w.deliver(fate, batch, stressRelay{number, held, options.Ordering})
 			<-free
 		})
 		if random.IntN(3) == 0 {
@@ -611,8 +644,8 @@ func (w *stressWorld) live(ctx context.Context, random *rand.Rand, options sourc
 	}
 }
 
-func (w *stressWorld) claim(ctx context.Context, random *rand.Rand, c *source.Claimer, out leftOut) (source.Batch, error) {
-	held := random.IntN(10) == 0 || stressHeldIsDue(c) && random.IntN(4) > 0
+func (w *stressWorld) claim(ctx context.Context, random *rand.Rand, c *source.Claimer, out leftOut) (batch source.Batch, held bool, err error) {
+	held = random.IntN(10) == 0 || stressHeldIsDue(c) && random.IntN(4) > 0
 	hasty := !w.calm.Load() && random.IntN(60) == 0
 	if hasty { // somebody stops the relay
 		var cancel context.CancelFunc
@@ -620,11 +653,11 @@ func (w *stressWorld) claim(ctx context.Context, random *rand.Rand, c *source.Cl
 		defer cancel()
 	}
 	if held {
-		batch, err := stressClaimHeld(ctx, c, out)
-		return batch, unlessHasty(hasty, err)
+		batch, err = stressClaimHeld(ctx, c, out)
+	} else {
+		batch, err = stressClaim(ctx, c, out)
 	}
-	batch, err := stressClaim(ctx, c, out)
-	return batch, unlessHasty(hasty, err)
+	return batch, held, unlessHasty(hasty, err)
 }
 
 func unlessHasty(hasty bool, err error) error {
@@ -634,15 +667,30 @@ func unlessHasty(hasty bool, err error) error {
 	return err
 }
 
+// stressRelay is whose a batch is, and of which claim.
+type stressRelay struct {
+	number   int64
+	held     bool
+	ordering source.Ordering
+}
+
+// String says it in a history.
+func (r stressRelay) String() string {
+	if r.held {
+		return fmt.Sprintf("relay %d, %s, held rows", r.number, r.ordering)
+	}
+	return fmt.Sprintf("relay %d, %s", r.number, r.ordering)
+}
+
 // deliver sends what the fate wants of a batch, and settles it.
-func (w *stressWorld) deliver(random *rand.Rand, batch source.Batch, options source.Options) {
+func (w *stressWorld) deliver(random *rand.Rand, batch source.Batch, relay stressRelay) {
 	messages := batch.Messages()
 	calm := w.calm.Load()
 	until := len(messages)
 	if !calm && random.IntN(5) == 0 {
 		until = random.IntN(len(messages) + 1)
 	}
-	number := w.begin(messages, options)
+	number := w.begin(messages, relay)
 	outcomes := make([]source.Outcome, len(messages))
 	stuck, everything := map[stressKey]bool{}, false
 	for i := range messages {
@@ -654,13 +702,13 @@ func (w *stressWorld) deliver(random *rand.Rand, batch source.Batch, options sou
 				outcomes[i].RetryIn = time.Duration(random.Int64N(int64(50 * time.Millisecond)))
 			}
 		case !calm && random.IntN(25) == 0:
-			outcomes[i] = w.refuse(random, m, batch.Failures(i))
+			outcomes[i] = w.refuse(random, m, batch.Failures(i), number)
 			if v := outcomes[i].Verdict; v == source.Retrying || v == source.Parked {
-				stuck[key] = m.Key != nil && options.Ordering != source.OrderNone
-				everything = options.Ordering == source.OrderTotal
+				stuck[key] = m.Key != nil && relay.ordering != source.OrderNone
+				everything = relay.ordering == source.OrderTotal
 			}
 		default:
-			w.send(m, number, options)
+			w.send(m, number, relay)
 			outcomes[i].Verdict = source.Published
 		}
 		if random.IntN(100) == 0 {
@@ -673,14 +721,15 @@ func (w *stressWorld) deliver(random *rand.Rand, batch source.Batch, options sou
 	w.end(messages, number)
 	if !calm && random.IntN(15) == 0 {
 		w.count("released")
+		w.noteEnd(batch, number, "released")
 		batch.Release()
 		return
 	}
-	w.settle(random, batch, outcomes)
+	w.settle(random, batch, outcomes, number)
 }
 
 // refuse draws what becomes of a message that the broker refused.
-func (w *stressWorld) refuse(random *rand.Rand, m *sinks.Message, before source.Failures) source.Outcome {
+func (w *stressWorld) refuse(random *rand.Rand, m *sinks.Message, before source.Failures, batch int) source.Outcome {
 	o := source.Outcome{
 		Verdict: []source.Verdict{source.Retrying, source.Retrying, source.Retrying, source.Parked, source.Parked, source.Parked, source.Dead, source.Dropped}[random.IntN(8)],
 		Reason:  "test", Error: "refused by the test", Attempts: before.Attempts + 1,
@@ -691,6 +740,7 @@ func (w *stressWorld) refuse(random *rand.Rand, m *sinks.Message, before source.
 	}
 	w.locked(func() {
 		w.counts["refused"]++
+		w.note(stressKey{m.Topic, string(m.Key)}, "id %d refused in batch %d, verdict %d, again in %v", m.Sequence, batch, o.Verdict, o.RetryIn.Round(time.Millisecond))
 		if o.Verdict == source.Dead || o.Verdict == source.Dropped {
 			w.leaving[m.Sequence] = true
 			// Its key goes on in this batch. Should the verdict be lost with the batch,
@@ -704,7 +754,7 @@ func (w *stressWorld) refuse(random *rand.Rand, m *sinks.Message, before source.
 }
 
 // begin notes that a batch has its keys, which nobody else may have meanwhile.
-func (w *stressWorld) begin(messages []sinks.Message, options source.Options) (number int) {
+func (w *stressWorld) begin(messages []sinks.Message, relay stressRelay) (number int) {
 	w.locked(func() {
 		w.batches++
 		number = w.batches
@@ -714,7 +764,7 @@ func (w *stressWorld) begin(messages []sinks.Message, options source.Options) (n
 		for i := range messages {
 			key := stressKey{messages[i].Topic, string(messages[i].Key)}
 			if other, ok := w.holder[key]; ok && other != number && messages[i].Key != nil {
-				w.offend(key, "X: key %v is in batch %d (%s) while batch %d has it", key, number, options.Ordering, other)
+				w.offend(key, "X: key %v is in batch %d (%s) while batch %d has it", key, number, relay, other)
 			}
 			w.holder[key] = number
 		}
@@ -734,12 +784,12 @@ func (w *stressWorld) end(messages []sinks.Message, number int) {
 }
 
 // send appends a message to the log, and checks P, O and D.
-func (w *stressWorld) send(m *sinks.Message, batch int, options source.Options) {
+func (w *stressWorld) send(m *sinks.Message, batch int, relay stressRelay) {
 	w.locked(func() {
 		id := m.Sequence
 		row, known := w.rows[id]
 		key := stressKey{m.Topic, string(m.Key)}
-		w.history[key] = append(w.history[key], fmt.Sprintf("id %d in batch %d of a relay with ordering %s", id, batch, options.Ordering))
+		w.note(key, "id %d sent in batch %d (%s)", id, batch, relay)
 		if why, gone := w.gone[id]; gone {
 			w.offend(key, "P: id %d was sent although %s", id, why)
 		}
@@ -764,7 +814,21 @@ func (w *stressWorld) send(m *sinks.Message, batch int, options source.Options) 
 	})
 }
 
-func (w *stressWorld) settle(random *rand.Rand, batch source.Batch, outcomes []source.Outcome) {
+// noteEnd notes how a batch ends that is not settled as it was meant.
+func (w *stressWorld) noteEnd(batch source.Batch, number int, how string) {
+	w.locked(func() {
+		noted := map[stressKey]bool{}
+		for i := range batch.Messages() {
+			key := stressKey{batch.Messages()[i].Topic, string(batch.Messages()[i].Key)}
+			if !noted[key] {
+				noted[key] = true
+				w.note(key, "batch %d %s", number, how)
+			}
+		}
+	})
+}
+
+func (w *stressWorld) settle(random *rand.Rand, batch source.Batch, outcomes []source.Outcome, number int) {
 	ids := make([]int64, len(outcomes))
 	all := true
 	for i := range batch.Messages() {
@@ -780,12 +844,14 @@ func (w *stressWorld) settle(random *rand.Rand, batch source.Batch, outcomes []s
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(random.Int64N(int64(3*time.Millisecond))))
 		defer cancel()
+		w.noteEnd(batch, number, "settled in haste")
 	}
 	err := batch.Settle(ctx, given)
 	unrecorded, ok := errors.AsType[*source.UnrecordedError](err)
 	switch {
 	case ok:
 		w.count("unrecorded")
+		w.locked(func() { w.note(w.rows[ids[0]].stressKey, "batch %d: %v", number, err) })
 	case err != nil && hasty:
 		w.count("settled without an answer")
 		return
