@@ -233,7 +233,10 @@ func (c *Claimer) onConn(ctx context.Context, claim func(context.Context, *pgxpo
 	if err != nil {
 		return nil, fmt.Errorf("connect to the database: %w", err)
 	}
-	batch, err := claim(ctx, conn)
+	var batch *rowBatch
+	if err = c.learnColumns(ctx, conn.Conn().PgConn()); err == nil {
+		batch, err = claim(ctx, conn)
+	}
 	if batch == nil {
 		c.doubtColumns(err)
 		c.giveUp(ctx, conn, err)

@@ -41,8 +41,9 @@ func stressClaimHeld(ctx context.Context, c *source.Claimer, out leftOut) (sourc
 }
 
 func (l leftOut) exclusion() (e source.Exclusion) {
-	for k := range l.keys {
-		e.Keys = append(e.Keys, source.Key{Topic: k.topic, Key: k.key})
+	e.Shrunk = l.shrunk
+	if keys := l.keys; len(keys) > 0 {
+		e.Holds = func(r *source.Row) bool { return r.Key != nil && keys[stressKey{r.Topic, string(r.Key)}] }
 	}
 	return e
 }
