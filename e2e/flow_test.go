@@ -316,8 +316,8 @@ func flowBesideASink(t *testing.T) {
 	usual := latency(1)
 	beside := latency(200_000)
 	t.Logf("median latency beside a sink that is away: %v with 200,000 rows that wait for it, %v with one", beside, usual)
-	// Some milliseconds are a matter of whose turn it is.
-	if limit := max(time.Duration(float64(usual)/flowShare), 100*time.Millisecond); beside > limit {
+	// On a busy machine this much is a matter of whose turn it is.
+	if limit := max(time.Duration(float64(usual)/flowShare), 300*time.Millisecond); beside > limit {
 		t.Errorf("the median latency is %v beside 200,000 rows that wait, want at most %v", beside, limit)
 	}
 }
