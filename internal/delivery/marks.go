@@ -9,6 +9,9 @@ import (
 	"github.com/outboxrelay/relay/internal/source"
 )
 
+// maxMarkPause is the longest pause before marking is tried again while other messages may be marked.
+const maxMarkPause = time.Second
+
 // marks is whether what was published can be settled, as far as is known. While nothing can,
 // nothing is claimed: it would be published and then wait, too. It is safe for concurrent use.
 type marks struct {
@@ -47,8 +50,16 @@ func (m *marks) failed(err *source.UnsettledError) {
 // fail counts a failure; its caller holds the mutex.
 func (m *marks) fail(err *source.UnsettledError) {
 	m.failures++
-	m.none = err.Settled == 0
-	m.until = time.Now().Add(m.backoff.pause(m.failures))
+	m.none = err.Settled == 0 && err.Others != source.Works
+	pause := m.backoff.pause(m.failures)
+	if !m.none || err.Others == source.Untried {
+		// Rows that cannot be settled by themselves have pauses of their own, and others do not wait for those.
+		pause = min(pause, maxMarkPause)
+	}
+	m.until = time.Now().Add(pause)
+	if source.IsWaiting(err) {
+		return
+	}
 	problem := source.Explain(err)
 	if problem.Kind == m.problem {
 		return
@@ -67,7 +78,7 @@ func (m *marks) tried(err error) time.Duration {
 	case ok:
 		m.fail(unsettled)
 	case err != nil:
-		m.fail(&source.UnsettledError{Err: err})
+		m.fail(&source.UnsettledError{Err: err, Others: source.Fails})
 	default:
 		if m.failures > 0 {
 			m.logger.Info("published messages could be marked after all", "attempts", m.failures)

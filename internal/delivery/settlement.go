@@ -46,7 +46,7 @@ func (p *pipeline) unsettled(err error, published int) {
 	p.Observer.Unsettled(published)
 	unsettled, ok := errors.AsType[*source.UnsettledError](err)
 	if !ok {
-		unsettled = &source.UnsettledError{Rows: published, Err: err}
+		unsettled = &source.UnsettledError{Rows: published, Others: source.Fails, Err: err}
 	}
 	p.marks.failed(unsettled)
 }

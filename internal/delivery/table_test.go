@@ -196,7 +196,7 @@ func (t *table) Resettle(context.Context) error {
 	defer t.mutex.Unlock()
 	t.resettles = append(t.resettles, time.Now())
 	if t.settles != nil {
-		return &source.UnsettledError{Rows: len(t.unsettled), Err: t.settles}
+		return &source.UnsettledError{Rows: len(t.unsettled), Others: source.Fails, Err: t.settles}
 	}
 	for r := range t.unsettled {
 		r.published = true
@@ -318,7 +318,7 @@ func (b *memoryBatch) Settle(ctx context.Context, outcomes []source.Outcome) err
 				published++
 			}
 		}
-		return &source.UnsettledError{Rows: published, Err: err}
+		return &source.UnsettledError{Rows: published, Others: source.Fails, Err: err}
 	}
 	var err error
 	for i, r := range b.rows {

@@ -70,11 +70,11 @@ func (b *rowBatch) remember(ctx context.Context, err error) error {
 	}
 	conn := b.conn.Conn().PgConn()
 	if conn.IsClosed() || ctx.Err() != nil {
-		return c.unsettledError(len(ids), 0, err)
+		return c.unsettledError(len(ids), 0, Fails, err)
 	}
 	if conn.TxStatus() != 'I' {
 		if _, rollback := conn.Exec(ctx, "ROLLBACK").ReadAll(); rollback != nil {
-			return c.unsettledError(len(ids), 0, err)
+			return c.unsettledError(len(ids), 0, Fails, err)
 		}
 	}
 	order := slices.IsSorted(ids)

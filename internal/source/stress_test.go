@@ -33,6 +33,9 @@ var soakFor = flag.Duration("soak", 0, "repeat the stress test of claimers for a
 // The claimer's verbs as the stress test uses them.
 
 func stressClaim(ctx context.Context, c *source.Claimer, out leftOut) (source.Batch, error) {
+	if c.Unsettled() > 0 {
+		_ = c.Resettle(ctx) // it is tried again at the next claim
+	}
 	return c.Claim(ctx, out.exclusion())
 }
 
@@ -40,12 +43,14 @@ func stressClaimHeld(ctx context.Context, c *source.Claimer, out leftOut) (sourc
 	return c.ClaimHeld(ctx, out.exclusion())
 }
 
-func (l leftOut) exclusion() (e source.Exclusion) {
-	e.Shrunk = l.shrunk
-	if keys := l.keys; len(keys) > 0 {
-		e.Holds = func(r *source.Row) bool { return r.Key != nil && keys[stressKey{r.Topic, string(r.Key)}] }
+func (l leftOut) exclusion() source.Exclusion {
+	keys := l.keys
+	return source.Exclusion{
+		Holds: func(row *source.Row) bool {
+			return row.Key != nil && keys[stressKey{row.Topic, string(row.Key)}]
+		},
+		Shrunk: l.shrunk,
 	}
-	return e
 }
 
 func stressHeldIsDue(c *source.Claimer) bool {
@@ -593,6 +598,7 @@ func (w *stressWorld) work(ctx context.Context, random *rand.Rand, place int) {
 	for life := 0; ctx.Err() == nil; life++ {
 		options := source.Options{
 			Schema: "public", Table: "outbox", PublishTimeout: 20 * time.Second,
+			Workers:     2,
 			Ordering:    w.mix.orderings[random.IntN(len(w.mix.orderings))],
 			OnPublished: []source.OnPublished{source.Mark, source.Delete}[random.IntN(2)],
 			BatchSize:   []int{1, 3, 10, 50, 200}[random.IntN(5)],

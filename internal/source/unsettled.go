@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -17,12 +18,22 @@ const (
 	// resettleStatements bounds the statements of one try to settle rows that could not be
 	// settled together: as many as it takes to find a few that are at fault among
 	// thousands, by halving.
-	resettleStatements = 64
+	resettleStatements = 256
 	// resettleRows bounds the rows of one try.
 	resettleRows = 4000
 	// resettleTimeout bounds one try on the server's side.
 	resettleTimeout = 10 * time.Second
+	// rowPause is the pause before a row is tried again that cannot be settled by itself, doubled each time up to
+	// rowPauseMax, so that it does not take the tries of others.
+	rowPause, rowPauseMax = time.Second, 5 * time.Minute
+	// trialRows is how many other rows are tried where none could be settled.
+	trialRows = 16
 )
+
+// trialSQL locks the newest pending rows but those in $1, up to $2.
+const trialSQL = `
+SELECT o.id FROM {outbox} o WHERE o.published_at IS NULL AND o.id <> ALL ($1::bigint[])
+ORDER BY o.id DESC LIMIT $2::int FOR UPDATE SKIP LOCKED`
 
 // UnsettledError says that messages were published, and that not all of them could be marked (or
 // deleted). Those are not handed out again by this Claimer, but settled when that works
@@ -30,8 +41,22 @@ const (
 type UnsettledError struct {
 	// Rows is how many there are, and Settled how many the call did settle.
 	Rows, Settled int
-	Err           error
+	// Others is whether rows that were not published yet could be settled, as a trial says that was taken
+	// back. It is made where the call settled nothing.
+	Others Trial
+	Err    error
 }
+
+// Trial is the result of a trial.
+type Trial uint8
+
+const (
+	// Untried means that there was no such row.
+	Untried Trial = iota
+	// Works and Fails are what it says.
+	Works
+	Fails
+)
 
 // Error implements error.
 func (e *UnsettledError) Error() string { return e.Err.Error() }
@@ -44,9 +69,17 @@ func (e *UnsettledError) Unwrap() error { return e.Err }
 type unsettled struct {
 	count atomic.Int64
 	mutex sync.Mutex
-	rows  map[int64][16]byte
+	rows  map[int64]*unsettledRow
 	// settled changes whenever some are no longer.
 	settled uint64
+}
+
+// unsettledRow is one of them.
+type unsettledRow struct {
+	message [16]byte
+	// failures counts the tries of this row by itself, and until is when it is tried again.
+	failures int
+	until    time.Time
 }
 
 // empty is asked for each row.
@@ -56,9 +89,9 @@ func (u *unsettled) add(id int64, message [16]byte) {
 	u.mutex.Lock()
 	defer u.mutex.Unlock()
 	if u.rows == nil {
-		u.rows = map[int64][16]byte{}
+		u.rows = map[int64]*unsettledRow{}
 	}
-	u.rows[id] = message
+	u.rows[id] = &unsettledRow{message: message}
 	u.count.Store(int64(len(u.rows)))
 }
 
@@ -67,22 +100,43 @@ func (u *unsettled) has(id int64, message []byte) bool {
 	u.mutex.Lock()
 	defer u.mutex.Unlock()
 	known, ok := u.rows[id]
-	return ok && (message == nil || string(known[:]) == string(message))
+	return ok && (message == nil || string(known.message[:]) == string(message))
 }
 
-// first returns up to n of them, in ascending order.
-func (u *unsettled) first(n int) (ids []int64, messages [][16]byte) {
+// due returns up to n of those that are to be tried now, in ascending order.
+func (u *unsettled) due(now time.Time, n int) (ids []int64, messages [][16]byte) {
 	u.mutex.Lock()
 	defer u.mutex.Unlock()
-	for id := range u.rows {
-		ids = append(ids, id)
+	for id, row := range u.rows {
+		if !now.Before(row.until) {
+			ids = append(ids, id)
+		}
 	}
 	slices.Sort(ids)
 	ids = ids[:min(n, len(ids))]
 	for _, id := range ids {
-		messages = append(messages, u.rows[id])
+		messages = append(messages, u.rows[id].message)
 	}
 	return ids, messages
+}
+
+// refused tells that rows could not be settled each by itself.
+func (u *unsettled) refused(now time.Time, ids []int64) {
+	u.mutex.Lock()
+	defer u.mutex.Unlock()
+	for _, id := range ids {
+		if row, ok := u.rows[id]; ok {
+			row.until = now.Add(min(rowPause<<min(row.failures, 20), rowPauseMax))
+			row.failures++
+		}
+	}
+}
+
+// all returns their ids.
+func (u *unsettled) all() []int64 {
+	u.mutex.Lock()
+	defer u.mutex.Unlock()
+	return slices.Collect(maps.Keys(u.rows))
 }
 
 func (u *unsettled) remove(ids []int64) {
@@ -109,10 +163,10 @@ func (c *Claimer) Unsettled() int { return int(c.unsettled.count.Load()) }
 // Resettle tries to settle what could not be settled before, and returns an UnsettledError
 // while rows are left.
 func (c *Claimer) Resettle(ctx context.Context) error {
-	ids, messages := c.unsettled.first(resettleRows)
-	if len(ids) == 0 {
+	if c.Unsettled() == 0 {
 		return nil
 	}
+	ids, messages := c.unsettled.due(time.Now(), resettleRows)
 	ctx, cancel := context.WithTimeout(ctx, c.holdTimeout())
 	defer cancel()
 	conn, err := c.pool.Acquire(ctx)
@@ -123,12 +177,22 @@ func (c *Claimer) Resettle(ctx context.Context) error {
 	return c.resettle(ctx, conn.Conn().PgConn(), ids, messages)
 }
 
+// IsWaiting reports whether err, of marking, says nothing new of the rows: somebody has them locked, or they
+// wait for their next try.
+func IsWaiting(err error) bool { return errors.Is(err, errRowsLocked) || errors.Is(err, errTriedLater) }
+
+// errTriedLater says that the rows that are left were tried by themselves a moment ago.
+var errTriedLater = errors.New("they are tried again later, each by itself")
+
+// errRowsLocked says that somebody else has rows locked.
+var errRowsLocked = errors.New("another session has them locked")
+
 // resettle settles rows on a connection without a transaction: together, or as many of them as can be.
 func (c *Claimer) resettle(ctx context.Context, conn *pgconn.PgConn, ids []int64, messages [][16]byte) error {
 	pending, err := c.pendingOf(ctx, conn, pendingOfSQL, ids, messages)
 	if err == nil {
 		c.unsettled.remove(without(ids, pending)) // they were settled after all, or are gone
-		if len(pending) == 0 {
+		if c.Unsettled() == 0 {
 			return nil
 		}
 		ids, messages = only(pending, ids, messages)
@@ -139,28 +203,37 @@ func (c *Claimer) resettle(ctx context.Context, conn *pgconn.PgConn, ids []int64
 		_, err = conn.ExecBatch(ctx, request).ReadAll()
 	}
 	if err != nil {
-		return c.unsettledError(len(ids), 0, err)
+		return c.unsettledError(len(ids), 0, Fails, err)
 	}
 	try := resettling{claimer: c, conn: conn, left: resettleStatements}
-	try.settle(ctx, ids, messages)
+	if len(ids) > 0 {
+		try.settle(ctx, ids, messages)
+	} else {
+		try.err = errTriedLater
+	}
+	others := Works
+	if try.fatal == nil && len(try.settled) == 0 {
+		others = try.others(ctx)
+	}
 	if try.fatal == nil {
 		_, try.fatal = commitWith(ctx, conn, &pgconn.Batch{})
 	}
 	if try.fatal != nil {
-		return c.unsettledError(len(ids), 0, try.fatal)
+		return c.unsettledError(len(ids), 0, Fails, try.fatal)
 	}
 	c.unsettled.remove(try.settled)
-	if len(try.settled) < len(ids) {
-		return c.unsettledError(len(ids)-len(try.settled), len(try.settled), try.err)
+	c.unsettled.refused(time.Now(), try.refused)
+	if left := c.Unsettled(); left > 0 {
+		if try.err == nil {
+			try.err = errRowsLocked
+		}
+		return c.unsettledError(left, len(try.settled), others, try.err)
 	}
 	return nil
 }
 
-func (c *Claimer) unsettledError(rows, settled int, err error) error {
-	if err == nil {
-		err = errors.New("another session has them locked")
-	}
-	return &UnsettledError{Rows: rows, Settled: settled, Err: fmt.Errorf("mark %d published rows of %s: %w", rows, c.statements.outbox, err)}
+func (c *Claimer) unsettledError(rows, settled int, others Trial, err error) error {
+	return &UnsettledError{Rows: rows, Settled: settled, Others: others, Err: fmt.Errorf("mark %d published rows of %s: %w", rows, c.statements.outbox, err)}
 }
 
 // resettling is one try.
@@ -169,6 +242,8 @@ type resettling struct {
 	conn    *pgconn.PgConn
 	left    int
 	settled []int64
+	// refused are rows that could not be settled each by itself.
+	refused []int64
 	// err is the last reason why some could not be settled; fatal ends the try.
 	err, fatal error
 }
@@ -189,7 +264,11 @@ func (r *resettling) settle(ctx context.Context, ids []int64, messages [][16]byt
 		r.fatal = err
 		return
 	}
-	if _, r.fatal = r.conn.Exec(ctx, "ROLLBACK TO SAVEPOINT some").ReadAll(); r.fatal != nil || len(ids) == 1 {
+	if _, r.fatal = r.conn.Exec(ctx, "ROLLBACK TO SAVEPOINT part").ReadAll(); r.fatal != nil {
+		return
+	}
+	if len(ids) == 1 {
+		r.refused = append(r.refused, ids...)
 		return
 	}
 	// Either half first, or the tries of rows that never can be settled would leave none for the others.
@@ -204,9 +283,31 @@ func (r *resettling) settle(ctx context.Context, ids []int64, messages [][16]byt
 	}
 }
 
+// others tries whether any row that was not published yet could be settled, and takes that back.
+func (r *resettling) others(ctx context.Context) Trial {
+	c := r.claimer
+	result := r.conn.ExecParams(ctx, c.statements.expand(trialSQL, "", ""), [][]byte{idArray(c.unsettled.all()), itoa(trialRows)}, nil, nil, nil).Read()
+	if r.fatal = result.Err; r.fatal != nil || len(result.Rows) == 0 {
+		return Untried
+	}
+	for _, row := range result.Rows {
+		if _, r.fatal = r.conn.Exec(ctx, "SAVEPOINT part").ReadAll(); r.fatal != nil {
+			return Fails
+		}
+		tried := preparedOn(r.conn).query(ctx, r.conn, c.settle, [][]byte{append(append([]byte{'{'}, row[0]...), '}')})
+		if _, r.fatal = r.conn.Exec(ctx, "ROLLBACK TO SAVEPOINT part").ReadAll(); r.fatal != nil {
+			return Fails
+		}
+		if tried.Err == nil && tried.CommandTag.RowsAffected() == 1 {
+			return Works
+		}
+	}
+	return Fails
+}
+
 // together settles all of the rows that nobody has locked, or none.
 func (r *resettling) together(ctx context.Context, ids []int64, messages [][16]byte) ([]int64, error) {
-	if _, err := r.conn.Exec(ctx, "SAVEPOINT some").ReadAll(); err != nil {
+	if _, err := r.conn.Exec(ctx, "SAVEPOINT part").ReadAll(); err != nil {
 		r.fatal = err
 		return nil, err
 	}
@@ -221,7 +322,7 @@ func (r *resettling) together(ctx context.Context, ids []int64, messages [][16]b
 	if n := result.CommandTag.RowsAffected(); n != int64(len(mine)) {
 		return nil, hinderedError(n, len(mine))
 	}
-	_, err = r.conn.Exec(ctx, "RELEASE SAVEPOINT some").ReadAll()
+	_, err = r.conn.Exec(ctx, "RELEASE SAVEPOINT part").ReadAll()
 	return mine, err
 }
 
