@@ -60,7 +60,7 @@ func prepare(ctx context.Context, conn *pgconn.PgConn, statements []string) erro
 	if err != nil {
 		return err
 	}
-	if direct {
+	if prepared.direct = direct; direct {
 		if result := conn.ExecParams(ctx, keepPlansSQL, nil, nil, nil, nil).Read(); result.Err != nil {
 			return fmt.Errorf("keep plans: %w", result.Err)
 		}
