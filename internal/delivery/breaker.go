@@ -13,8 +13,9 @@ const (
 	// maxParts bounds the keys and rows that have a breaker each. Beyond it
 	// their topic is held back as a whole.
 	maxParts = 10_000
-	// maxSamples bounds the rows that a breaker is tried with.
-	maxSamples = 16
+	// maxSamples bounds the rows that a breaker is tried with: their shards wait with them for a broker that
+	// takes its time.
+	maxSamples = 2
 	// samplesGone is after how many tries that found none of its rows a breaker closes: they were
 	// cancelled, or another relay has sent them.
 	samplesGone = 3

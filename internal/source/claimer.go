@@ -54,7 +54,7 @@ const (
 	// walkedRows is how many rows of a shard a claim walks over at most before it finds one that is not left
 	// out; floors rise over the others. One claim in some goes on until it finds one, since
 	// floors may be unable to rise.
-	walkedRows = 4096
+	walkedRows = 512
 	// thoroughShare bounds the share of time that such claims may take: one part in so many.
 	thoroughShare = 20
 	// flushTimeout bounds the flush barrier, which is part of that margin.
@@ -319,7 +319,7 @@ var errPassed = errors.New("a transaction may have ended whose rows lie below wh
 // reach is how many rows of a shard the next claim may walk over, and when it began if that is more than
 // usual.
 func (c *Claimer) reach(now time.Time) (rows int64, thorough time.Time) {
-	if !c.floors.restricted || now.Before(c.thorough) {
+	if !c.floors.stuck(now) || now.Before(c.thorough) {
 		return walkedRows, time.Time{}
 	}
 	return math.MaxInt32, now

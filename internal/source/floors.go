@@ -36,9 +36,13 @@ const (
 	// to maxLookLimit.
 	lookLimit    = 250 * time.Millisecond
 	maxLookLimit = 8 * time.Second
+	// stuckAfter is how long lifted floors may have to rise before claims look for rows behind what is left out by themselves.
+	stuckAfter = 3 * time.Second
 	// firstWalk is how many rows of a shard a look walks over at first to raise a lifted
 	// floor; it grows eightfold while all of them are left out.
 	firstWalk = 4
+	// newWalk is how many they are where nobody has walked yet.
+	newWalk = 1024
 	// walkRows bounds the rows that one look walks over.
 	walkRows = 16_384
 	// sweepRows is how many rows below the lifted floor of a shard are looked at again at a time.
@@ -117,6 +121,8 @@ type floors struct {
 		shard int
 		from  int64
 	}
+	// below is since when a lifted floor has been below what is complete; zero while none is.
+	below time.Time
 	// first is the shard that a bounded look begins with.
 	first int
 }
@@ -163,7 +169,10 @@ func (f *floors) next(now time.Time) (q question) {
 		q.full = f.full
 	}
 	pause := writersPause
-	if f.rows >= writersRows || f.heldBack > 0 || f.rising() {
+	switch {
+	case f.rising():
+		pause = 0 // but for nextLook
+	case f.rows >= writersRows || f.heldBack > 0:
 		pause = writersInterval
 	}
 	q.ask = !q.full.empty() || f.behind() && now.Sub(f.lastLook) >= pause && !now.Before(f.nextLook)
@@ -181,7 +190,11 @@ func (f *floors) next(now time.Time) (q question) {
 		if f.lifted[shard] >= f.complete[shard] {
 			continue
 		}
-		rows := min(f.walks[shard], left)
+		rows := f.walks[shard]
+		if f.lifted[shard] == math.MinInt64 {
+			rows = max(rows, newWalk) // who knows what waits since before this relay
+		}
+		rows = min(rows, left)
 		if left -= rows; rows > 0 {
 			q.walks = append(q.walks, walk{shard: shard, floor: f.lifted[shard], rows: rows})
 		}
@@ -197,6 +210,12 @@ func (f *floors) next(now time.Time) (q question) {
 
 // behind reports whether any floor can rise.
 func (f *floors) behind() bool { return f.lifted != f.seen || f.base != f.seen || len(f.debts) > 0 }
+
+// stuck reports whether lifted floors cannot rise, or have very much to rise over, so that what lies
+// behind may be out of reach of claims.
+func (f *floors) stuck(now time.Time) bool {
+	return f.restricted && !f.below.IsZero() && now.Sub(f.below) > stuckAfter
+}
 
 // rising reports whether a look is under way over many rows that are left out.
 func (f *floors) rising() bool {
@@ -252,7 +271,23 @@ func (f *floors) answered(now time.Time, q *question, pending map[int]int64, row
 	}
 	fell = f.lift(q.walks, rows)
 	f.finish(now, writers)
+	f.measure(now)
 	return fell
+}
+
+// measure takes note whether lifted floors are where they could be. A floor below the first row that a claim may read
+// is; one below rows that are not complete yet, as beside a writer that cannot be passed, is not.
+func (f *floors) measure(now time.Time) {
+	behind := false
+	for shard := range f.walks {
+		behind = behind || f.walks[shard] > firstWalk || f.waiting && f.lifted[shard] < f.candidate[shard]
+	}
+	switch {
+	case !behind:
+		f.below = time.Time{}
+	case f.below.IsZero():
+		f.below = now
+	}
 }
 
 // restart forgets everything: a row is pending where none can be.
