@@ -40,7 +40,7 @@ const (
 	stuckAfter = 3 * time.Second
 	// firstWalk is how many rows of a shard a look walks over at first to raise a lifted
 	// floor; it grows eightfold while all of them are left out.
-	firstWalk = 4
+	firstWalk = 16
 	// newWalk is how many they are where nobody has walked yet.
 	newWalk = 1024
 	// walkRows bounds the rows that one look walks over.
@@ -223,7 +223,7 @@ func (f *floors) rising() bool {
 		return false
 	}
 	for shard, rows := range f.walks {
-		if rows > firstWalk && f.lifted[shard] < f.complete[shard] {
+		if rows > 8*firstWalk && f.lifted[shard] < f.complete[shard] { // twice in a row
 			return true
 		}
 	}
