@@ -112,7 +112,7 @@ func (r *Relay) plan() (pipelines []Pipeline) {
 	slices.SortFunc(pipelines, func(a, b Pipeline) int { return compareNames(a.Name, b.Name) })
 	workers := o.Workers
 	if o.Connections > 0 && len(pipelines) > 0 {
-		workers = min(workers, max((o.Connections-1)/len(pipelines), 1))
+		workers = min(workers, max(o.Connections/len(pipelines), 1))
 	}
 	for i := range pipelines {
 		pipelines[i].Workers = workers

@@ -87,9 +87,10 @@ type Options struct {
 // Claimer claims batches of pending rows. Claim is for one goroutine; the
 // batches may be settled from others.
 type Claimer struct {
-	pool       *pgxpool.Pool
-	options    Options
-	statements statements
+	pool    *pgxpool.Pool
+	options Options
+	// table names the tables, and statements are also for the columns that the outbox has. Only claims use those.
+	table, statements statements
 	// lockClass is of the table's shards, and ownClass of the pipeline's, the same where it is the only one.
 	lockClass, ownClass string
 	settle              string
@@ -137,6 +138,7 @@ func NewClaimer(pool *pgxpool.Pool, options Options) *Claimer {
 	c := &Claimer{
 		pool:       pool,
 		options:    options,
+		table:      s,
 		statements: s,
 		lockClass:  class,
 		ownClass:   class,
@@ -231,6 +233,9 @@ func (c *Claimer) onConn(ctx context.Context, claim func(context.Context, *pgxpo
 	defer cancel()
 	conn, err := c.pool.Acquire(ctx)
 	if err != nil {
+		if ctx.Err() != nil && c.pool.Stat().AcquiredConns() >= c.pool.Config().MaxConns {
+			return nil, errNoConnection
+		}
 		return nil, fmt.Errorf("connect to the database: %w", err)
 	}
 	var batch *rowBatch
@@ -244,6 +249,10 @@ func (c *Claimer) onConn(ctx context.Context, claim func(context.Context, *pgxpo
 	}
 	return batch, nil
 }
+
+// errNoConnection says that batches under way have all connections, and no more than that: the database
+// answers them.
+var errNoConnection = errors.New("all connections are in use; raise database.max_connections, or lower outbox.workers")
 
 // newBatch returns an empty batch on the connection.
 func (c *Claimer) newBatch(conn *pgxpool.Conn, exclude Exclusion) *rowBatch {
@@ -380,7 +389,7 @@ func (c *Claimer) leaveOut(batch *rowBatch) {
 
 // IsTransient reports whether err is part of normal work: claim again at once.
 func IsTransient(err error) bool {
-	return errors.Is(err, errRowLocked) || errors.Is(err, errPassed) || errors.Is(err, errMigrated)
+	return errors.Is(err, errRowLocked) || errors.Is(err, errPassed) || errors.Is(err, errMigrated) || errors.Is(err, errNoConnection)
 }
 
 // probe runs the statement that locks shards by itself, so that they are free

@@ -109,7 +109,7 @@ func (b *rowBatch) settle(ctx context.Context, changes *changes) error {
 	if changes.none() {
 		results, err := commitWith(ctx, pg, batch)
 		if err != nil {
-			return fmt.Errorf("mark %d rows of %s: %w", len(b.ids), b.claimer.statements.outbox, err)
+			return fmt.Errorf("mark %d rows of %s: %w", len(b.ids), b.claimer.table.outbox, err)
 		}
 		marked = affected(results[:marks])
 	} else {
@@ -119,7 +119,7 @@ func (b *rowBatch) settle(ctx context.Context, changes *changes) error {
 		batch.ExecParams(recordWaitSQL, nil, nil, nil, nil)
 		results, err := pg.ExecBatch(ctx, batch).ReadAll()
 		if err != nil {
-			return fmt.Errorf("mark %d rows of %s: %w", len(b.ids), b.claimer.statements.outbox, err)
+			return fmt.Errorf("mark %d rows of %s: %w", len(b.ids), b.claimer.table.outbox, err)
 		}
 		marked = affected(results[:marks])
 		end := &pgconn.Batch{}
@@ -127,7 +127,7 @@ func (b *rowBatch) settle(ctx context.Context, changes *changes) error {
 			end.ExecParams(toSavepointSQL, nil, nil, nil, nil)
 		}
 		if _, err := commitWith(ctx, pg, end); err != nil {
-			return fmt.Errorf("mark %d rows of %s: %w", len(b.ids), b.claimer.statements.outbox, errors.Join(err, unrecorded))
+			return fmt.Errorf("mark %d rows of %s: %w", len(b.ids), b.claimer.table.outbox, errors.Join(err, unrecorded))
 		}
 	}
 	if next, any := changes.next(time.Now()); any || b.held != nil {
@@ -135,10 +135,10 @@ func (b *rowBatch) settle(ctx context.Context, changes *changes) error {
 	}
 	// They are locked, so only a trigger, a rule or a policy can be in the way.
 	if marked != int64(len(b.ids)) {
-		return fmt.Errorf("mark rows of %s: %w", b.claimer.statements.outbox, hinderedError(marked, len(b.ids)))
+		return fmt.Errorf("mark rows of %s: %w", b.claimer.table.outbox, hinderedError(marked, len(b.ids)))
 	}
 	if unrecorded != nil {
-		return &UnrecordedError{Err: fmt.Errorf("record refused messages of %s: %w", b.claimer.statements.outbox, unrecorded)}
+		return &UnrecordedError{Err: fmt.Errorf("record refused messages of %s: %w", b.claimer.table.outbox, unrecorded)}
 	}
 	return nil
 }

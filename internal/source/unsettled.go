@@ -233,7 +233,7 @@ func (c *Claimer) resettle(ctx context.Context, conn *pgconn.PgConn, ids []int64
 }
 
 func (c *Claimer) unsettledError(rows, settled int, others Trial, err error) error {
-	return &UnsettledError{Rows: rows, Settled: settled, Others: others, Err: fmt.Errorf("mark %d published rows of %s: %w", rows, c.statements.outbox, err)}
+	return &UnsettledError{Rows: rows, Settled: settled, Others: others, Err: fmt.Errorf("mark %d published rows of %s: %w", rows, c.table.outbox, err)}
 }
 
 // resettling is one try.
@@ -286,7 +286,7 @@ func (r *resettling) settle(ctx context.Context, ids []int64, messages [][16]byt
 // others tries whether any row that was not published yet could be settled, and takes that back.
 func (r *resettling) others(ctx context.Context) Trial {
 	c := r.claimer
-	result := r.conn.ExecParams(ctx, c.statements.expand(trialSQL, "", ""), [][]byte{idArray(c.unsettled.all()), itoa(trialRows)}, nil, nil, nil).Read()
+	result := r.conn.ExecParams(ctx, c.table.expand(trialSQL, "", ""), [][]byte{idArray(c.unsettled.all()), itoa(trialRows)}, nil, nil, nil).Read()
 	if r.fatal = result.Err; r.fatal != nil || len(result.Rows) == 0 {
 		return Untried
 	}
@@ -333,7 +333,7 @@ func hinderedError(marked int64, of int) error {
 
 // pendingOf runs one of the statements about rows and their message ids.
 func (c *Claimer) pendingOf(ctx context.Context, conn *pgconn.PgConn, sql string, ids []int64, messages [][16]byte) (pending []int64, err error) {
-	result := conn.ExecParams(ctx, c.statements.expand(sql, "", ""), [][]byte{idArray(ids), uuidArray(messages)}, nil, nil, nil).Read()
+	result := conn.ExecParams(ctx, c.table.expand(sql, "", ""), [][]byte{idArray(ids), uuidArray(messages)}, nil, nil, nil).Read()
 	if result.Err != nil {
 		return nil, result.Err
 	}
