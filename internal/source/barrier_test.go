@@ -88,7 +88,8 @@ func TestFlushBarrierWithoutFunctions(t *testing.T) {
 			t.Cleanup(c.Close)
 			log := newLog(t)
 			behind := 0
-			for i := range 20 {
+			// What else the server does may flush the log in time.
+			for i := 0; i < 20 || i < 1000 && told.Len() == 0 && len(test.told) > 0; i++ {
 				db.Exec(t, `SET synchronous_commit = off`, `INSERT INTO outbox (topic, key) VALUES ('t', 'k')`, `RESET synchronous_commit`)
 				end, flushed := log()
 				if flushed < end {
@@ -103,10 +104,7 @@ func TestFlushBarrierWithoutFunctions(t *testing.T) {
 				}
 				settle(t, batch, all)
 			}
-			t.Logf("%d of 20 rows were not on disk when they were claimed", behind)
-			if name == "no messages" && behind == 0 {
-				t.Skip("nothing had to be flushed")
-			}
+			t.Logf("%d rows were not on disk when they were claimed", behind)
 			for _, line := range test.told {
 				expect(t, "lines about "+line, strings.Count(told.String(), line), 1)
 			}

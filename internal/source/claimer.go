@@ -400,10 +400,16 @@ func (c *Claimer) probe(ctx context.Context, conn *pgconn.PgConn, walk int64) (b
 	batch := &pgconn.Batch{}
 	prepared := preparedOn(conn)
 	settings := addSettings(conn, batch)
-	prepared.add(batch, settingsSQL, [][]byte{milliseconds(c.holdTimeout())}, nil)
+	if settings > 0 { // or the session has them
+		prepared.add(batch, settingsSQL, [][]byte{milliseconds(c.holdTimeout())}, nil)
+		settings++
+	}
 	prepared.add(batch, c.claims.lock, c.lockParameters(0, walk), nil)
 	prepared.add(batch, c.due, nil, nil)
-	prepared.add(batch, endedSQL, [][]byte{textArray(c.floors.xids())}, nil)
+	debts := c.floors.xids()
+	if len(debts) > 0 {
+		prepared.add(batch, endedSQL, [][]byte{textArray(debts)}, nil)
+	}
 	asks := c.delayed.asks(time.Now())
 	if asks {
 		prepared.add(batch, c.dueShards, nil, nil)
@@ -411,17 +417,17 @@ func (c *Claimer) probe(ctx context.Context, conn *pgconn.PgConn, walk int64) (b
 	results, err := conn.ExecBatch(ctx, batch).ReadAll()
 	if err == nil {
 		results = results[settings:]
-		err = c.agenda.read(results[2])
+		err = c.agenda.read(results[1])
 	}
-	if err == nil && len(results[3].Rows) > 0 && c.floors.owed() {
+	if err == nil && len(debts) > 0 && len(results[2].Rows) > 0 && c.floors.owed() {
 		return false, errPassed
 	}
 	if err == nil && asks {
-		err = c.delayed.read(time.Now(), results[4])
+		err = c.delayed.read(time.Now(), results[len(results)-1])
 	}
 	var shards []int64
 	if err == nil {
-		shards, err = lockedShards(results[1].Rows)
+		shards, err = lockedShards(results[0].Rows)
 	}
 	if err != nil {
 		return false, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
