@@ -32,28 +32,28 @@ type debezium struct {
 func (b *bench) debeziumLane(ctx context.Context) (results []result, err error) {
 	d, err := b.startDebezium(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("Debezium: %w", err)
+		return nil, fmt.Errorf("debezium: %w", err)
 	}
 	defer func() {
 		if closing := d.close(context.WithoutCancel(ctx)); closing != nil {
-			err = errors.Join(err, fmt.Errorf("Debezium: %w", closing))
+			err = errors.Join(err, fmt.Errorf("debezium: %w", closing))
 		}
 	}()
 	// It is measured warm: its virtual machine compiles for a while.
 	if _, err := b.drain(ctx, d, warmUp); err != nil {
-		return nil, fmt.Errorf("Debezium: warm-up: %w", err)
+		return nil, fmt.Errorf("debezium: warm-up: %w", err)
 	}
 	if b.only != latency {
 		r, err := b.drain(ctx, d, b.rows)
 		if err != nil {
-			return nil, fmt.Errorf("Debezium: drain: %w", err)
+			return nil, fmt.Errorf("debezium: drain: %w", err)
 		}
 		results = append(results, r)
 	}
 	if b.only != drain {
 		r, err := b.latency(ctx, d)
 		if err != nil {
-			return results, fmt.Errorf("Debezium: latency: %w", err)
+			return results, fmt.Errorf("debezium: latency: %w", err)
 		}
 		results = append(results, r)
 	}

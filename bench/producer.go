@@ -17,7 +17,7 @@ const producerTimes = 5
 func (b *bench) producerLane(ctx context.Context) ([]result, error) {
 	r, err := b.produce(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("Kafka's producer: %w", err)
+		return nil, fmt.Errorf("producer of Kafka: %w", err)
 	}
 	r.group, r.lane = drain, "Kafka's producer"
 	return []result{r}, nil

@@ -3,6 +3,7 @@ package delivery
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"testing"
 	"time"
@@ -243,5 +244,30 @@ func TestPermanentRefusalsThinOut(t *testing.T) {
 	}
 	if o := f.refused(route.Target{}, 30, errors.New("no")); o.RetryIn != steady.Max {
 		t.Errorf("attempt 30 of what may: %+v", o)
+	}
+}
+
+// What a claim leaves out because of a breaker, it leaves out to its end: it may have passed the first rows
+// of a key when the breaker closes.
+func TestClaimUnderWayWhenABreakerCloses(t *testing.T) {
+	r := New(Options{
+		Source: newTable(1).source, Sinks: map[string]sinks.Publisher{"main": &broker{}}, Routes: compile(t, route.Config{Sink: "main"}),
+		Workers: 1, Failures: Failures{Backoff: steady}, Logger: slog.New(slog.DiscardHandler),
+	})
+	p := r.pipelines[0]
+	p.breakers.open(epoch, scope{topic: "a", key: []byte("k"), id: 1}, "r", steady)
+	before := p.exclusion()
+	k, other := &source.Row{ID: 2, Topic: "a", Key: []byte("k")}, &source.Row{ID: 3, Topic: "a", Key: []byte("other")}
+	if !before.Holds(k) || before.Holds(other) {
+		t.Fatalf("held back: %t and %t", before.Holds(k), before.Holds(other))
+	}
+	m := &sinks.Message{Sequence: 1, Topic: "a", Key: []byte("k")}
+	p.breakers.published(epoch.Add(time.Minute), m, target(t, p.breakers, m))
+	if !before.Holds(k) {
+		t.Error("the claim under way may take a later row of the key")
+	}
+	after := p.exclusion()
+	if after.Shrunk == before.Shrunk || after.Holds != nil {
+		t.Errorf("the next claim leaves out %v", after)
 	}
 }

@@ -301,12 +301,15 @@ func (p *pipeline) notTried() {
 func (p *pipeline) exclusion() source.Exclusion {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
-	exclusion := source.Exclusion{Shrunk: p.breakers.shrunk}
+	shrunk := p.breakers.shrunk
+	exclusion := source.Exclusion{Shrunk: shrunk}
 	if len(p.breakers.places)+len(p.breakers.keys)+len(p.breakers.ids) > 0 {
 		exclusion.Holds = func(row *source.Row) bool {
 			p.mutex.Lock()
 			defer p.mutex.Unlock()
-			return p.breakers.holds(row)
+			// A breaker that closes during the claim lets its rows go on from the first one, which
+			// this claim may have passed: all that it reads waits for the next one.
+			return p.breakers.shrunk != shrunk || p.breakers.holds(row)
 		}
 	}
 	return exclusion

@@ -4,7 +4,8 @@ package source
 // those that the tables hold back. The zero value leaves out nothing.
 type Exclusion struct {
 	// Holds reports whether a row waits; nil: none does. It decides alike for all rows of
-	// one topic and key, and it is called once for each row that a claim reads.
+	// one topic and key, and it is called once for each row that a claim reads. A row that it once held it
+	// holds as long as Shrunk is the same: the claim may have passed others of its key.
 	Holds func(row *Row) bool
 	// Shrunk changes whenever rows that waited do no longer.
 	Shrunk uint64

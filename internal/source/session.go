@@ -17,8 +17,6 @@ const (
 	// Only BEGIN can: a query, even one that changes settings, is too late to make
 	// a transaction read-write.
 	readWriteSQL = `BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE`
-	// readOnlySQL is for what a standby can answer too.
-	readOnlySQL = `BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE`
 
 	// asciiSQL turns the check and the conversion of text off. A database whose
 	// encoding is SQL_ASCII may hold bytes that are no UTF-8: asked for UTF8, the
@@ -122,26 +120,4 @@ func addSettings(conn *pgconn.PgConn, batch *pgconn.Batch) int {
 	}
 	batch.ExecParams(transactionSQL, nil, nil, nil, nil)
 	return 1
-}
-
-// inTransaction runs a statement by itself, in a transaction that depends on no
-// setting of the role's, in one round trip. begin is readWriteSQL or readOnlySQL.
-// It returns the rows as text.
-func inTransaction(ctx context.Context, conn *pgconn.PgConn, begin, sql string, parameters [][]byte) ([][][]byte, error) {
-	if _, err := setUp(ctx, conn); err != nil {
-		return nil, err
-	}
-	batch := &pgconn.Batch{}
-	batch.ExecParams(begin, nil, nil, nil, nil)
-	addSettings(conn, batch)
-	batch.ExecParams(sql, parameters, nil, nil, nil)
-	batch.ExecParams(`COMMIT`, nil, nil, nil, nil)
-	results, err := conn.ExecBatch(ctx, batch).ReadAll()
-	if err != nil {
-		if !conn.IsClosed() {
-			_, _ = conn.Exec(ctx, `ROLLBACK`).ReadAll() // err says why
-		}
-		return nil, err
-	}
-	return results[len(results)-2].Rows, nil
 }

@@ -53,8 +53,9 @@ type Trial uint8
 const (
 	// Untried means that there was no such row.
 	Untried Trial = iota
-	// Works and Fails are what it says.
+	// Works means that one could be settled.
 	Works
+	// Fails means that none could.
 	Fails
 )
 

@@ -1,6 +1,7 @@
 package source_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -83,12 +84,11 @@ func TestTrialSaysWhetherOthersCanBeMarked(t *testing.T) {
 				db.Exec(t, test.more)
 			}
 			for try := range 2 { // by themselves, and while they wait for their next try
-				err := error(nil)
+				settle := c.Resettle
 				if try == 0 {
-					err = batch.Settle(t.Context(), nil)
-				} else {
-					err = c.Resettle(t.Context())
+					settle = func(ctx context.Context) error { return batch.Settle(ctx, nil) }
 				}
+				err := settle(t.Context())
 				unsettled, ok := errors.AsType[*source.UnsettledError](err)
 				if !ok || unsettled.Others != test.want || unsettled.Rows != 2 || unsettled.Settled != 0 {
 					t.Errorf("try %d: %+v, want %v", try, err, test.want)

@@ -67,7 +67,7 @@ func (w *partitionWriter) admit(ctx context.Context, inDoubt bool) (admission, e
 			return a, ctx.Err()
 		}
 		if a.unled != nil || !w.publisher.cluster.throttles.pauses(a.leader) || w.idle() {
-			return a, nil
+			return a, nil //nolint:nilerr // unled is the answer of whoever sends
 		}
 		a.release() // throttled meanwhile
 	}
