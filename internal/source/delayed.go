@@ -18,8 +18,9 @@ const (
 	// dueShare bounds the share of time that is spent on asking which shards have delayed rows
 	// that are due: one part in so many.
 	dueShare = 10
-	// dueCheap is what asking may take each time.
-	dueCheap = time.Millisecond
+	// dueCheap is what asking may take every dueInterval.
+	dueCheap    = time.Millisecond
+	dueInterval = 10 * time.Millisecond
 	// dueInVain is the pause where the last ones were left out.
 	dueInVain = 500 * time.Millisecond
 )
@@ -103,7 +104,7 @@ func (d *delayedRows) read(now time.Time, result *pgconn.Result) error {
 	for _, shard := range shards {
 		d.due[shard] = true
 	}
-	d.next = now.Add(dueShare * max(time.Duration(took*float64(time.Second))-dueCheap, 0))
+	d.next = now.Add(max(dueInterval, dueShare*(time.Duration(took*float64(time.Second))-dueCheap)))
 	return nil
 }
 
