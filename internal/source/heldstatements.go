@@ -267,7 +267,13 @@ func (s statements) mine() string {
 	if !s.dependsOnType() {
 		return s.others("p.topic", typ)
 	}
-	return " AND (p.state = 'draining' OR (" + s.filter("p.topic", typ) + "))"
+	// One that has none of its own leaves the entry to the others, and the last rows' to anybody.
+	behind := func(which, filter string) string {
+		return `EXISTS (SELECT FROM {outbox} o WHERE {shard} = (` + parkedHashSQL + ` & 63) AND ` + which + ` AND ` + holdsKeySQL + filter + ` OFFSET 0)`
+	}
+	mine := s.others("o.topic", "o.type")
+	return " AND CASE WHEN p.state = 'draining' THEN " + behind("{normal}", mine) + " OR " + behind("{delayed}", mine) +
+		" OR NOT (" + behind("{normal}", "") + " OR " + behind("{delayed}", "") + ") ELSE " + s.filter("p.topic", typ) + " END"
 }
 
 // dependsOnType reports whether the type of a row decides whose it is.
