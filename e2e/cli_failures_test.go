@@ -306,7 +306,7 @@ func TestDocumentedPrivileges(t *testing.T) {
 			b := insert(stage, topic, "b", "1")
 			poison, replayed := a[1].MessageID.String(), b[0].MessageID.String()
 			check := relay.Command("check")
-			expect(t, check, 0, `table "messaging"."outbox_dead_letters": there, and its grants suffice`)
+			expect(t, check, 0, `table "messaging"."outbox_dead_letters": present; grants sufficient`)
 			relay.Start()
 			if policy == "park" {
 				scenario.Await(t, 30*time.Second, "the message to be parked", func() (bool, string) {

@@ -71,7 +71,7 @@ payload_base64.`,
 			case payload != "text" && !raw:
 				return fmt.Errorf("--payload %s: must be text or raw", display(payload))
 			case raw && format == outputJSON:
-				return errors.New("--payload raw and --output json exclude each other; JSON has the whole payload")
+				return errors.New("--payload raw cannot be combined with --output json; JSON has the whole payload")
 			}
 			return deadCommand(command, o, selects, arguments, func() error { return nil },
 				func(ctx context.Context, op *operator.Operator, _ operator.Selection, letters []operator.Letter) error {

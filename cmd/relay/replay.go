@@ -118,7 +118,7 @@ func (f *replayFlags) filter(command *cobra.Command) (operator.Filter, error) {
 	filtered := filter.Topic != nil || filter.Key != nil || filter.Since != nil || filter.Until != nil || len(filter.MessageIDs) > 0
 	switch {
 	case filtered && f.all:
-		return filter, errors.New("--all and a filter exclude each other")
+		return filter, errors.New("--all cannot be combined with filters")
 	case !filtered && !f.all:
 		return filter, errors.New("nothing is selected: use --topic, --key, --since, --until, --message-id, or --all")
 	case f.limit < 1:

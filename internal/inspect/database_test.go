@@ -101,7 +101,7 @@ func TestSoundDatabase(t *testing.T) {
 	expect(t, findings, inspect.Warning)
 	expect(t, findings, inspect.OK, "database: PostgreSQL …, connected as …", `table "public"."outbox": has all columns`,
 		"migrations: all are applied", `grants on "public"."outbox": sufficient`,
-		`table "public"."outbox_parked": there, and its grants suffice`, `table "public"."outbox_dead_letters": there, and its grants suffice`,
+		`table "public"."outbox_parked": present; grants sufficient`, `table "public"."outbox_dead_letters": present; grants sufficient`,
 		"flush barrier: compares positions of the server's log, and flushes it where it lags", "notifications: arrive")
 	for _, f := range findings {
 		if f.Remedy != "" {

@@ -72,7 +72,7 @@ func (d *database) failures(ctx context.Context) {
 				fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s SET DEFAULT a value, or DROP NOT NULL", name, pgx.Identifier{more[0]}.Sanitize()))
 		}
 		if len(d.findings) == before {
-			d.add(OK, subject, "there, and its grants suffice", "")
+			d.add(OK, subject, "present; grants sufficient", "")
 		}
 	}
 }
