@@ -51,10 +51,17 @@ func (q *request) index(i int) int {
 func (p *pipeline) newDelivery(c claimed) *delivery {
 	d := p.deliveries.Get().(*delivery)
 	n := len(c.batch.Messages())
-	results := slices.Grow(d.results[:0], n)[:n]
-	clear(results)
-	*d = delivery{batch: c.batch, held: c.held, tried: c.tried, results: results, requests: d.requests[:0]}
+	d.batch, d.held, d.tried = c.batch, c.held, c.tried
+	d.results = slices.Grow(d.results, n)[:n]
 	return d
+}
+
+// recycle keeps the memory of a delivery that has ended, and nothing of what was in it.
+func (p *pipeline) recycle(d *delivery) {
+	clear(d.results)
+	clear(d.requests)
+	*d = delivery{results: d.results[:0], requests: d.requests[:0]}
+	p.deliveries.Put(d)
 }
 
 // route finds each message's destination and sorts the batch into requests.
@@ -123,7 +130,7 @@ func (p *pipeline) sort(d *delivery, messages []sinks.Message) {
 
 // deliver publishes and settles.
 func (p *pipeline) deliver(ctx context.Context, d *delivery) {
-	defer p.deliveries.Put(d)
+	defer p.recycle(d)
 	publishing, cancel := context.WithTimeout(ctx, p.PublishTimeout)
 	defer cancel()
 	answers := make([][]error, len(d.requests))
