@@ -81,7 +81,7 @@ func (b *rowBatch) remember(ctx context.Context, err error) error {
 	if !order {
 		sortTogether(ids, messages)
 	}
-	return c.resettle(ctx, conn, ids, messages)
+	return c.resettle(ctx, conn, ids, messages, false)
 }
 
 // sortTogether sorts ids, and messages like them.

@@ -26,6 +26,8 @@ const (
 	// rowPause is the pause before a row is tried again that cannot be settled by itself, doubled each time up to
 	// rowPauseMax, so that it does not take the tries of others.
 	rowPause, rowPauseMax = time.Second, 5 * time.Minute
+	// soonestRows is how many of them are tried all the same.
+	soonestRows = 4
 	// trialRows is how many other rows are tried where none could be settled.
 	trialRows = 16
 )
@@ -121,6 +123,28 @@ func (u *unsettled) due(now time.Time, n int) (ids []int64, messages [][16]byte)
 	return ids, messages
 }
 
+// soonest returns up to n of them that are to be tried next.
+func (u *unsettled) soonest(n int) (ids []int64, messages [][16]byte) {
+	u.mutex.Lock()
+	defer u.mutex.Unlock()
+	ids = slices.SortedFunc(maps.Keys(u.rows), func(a, b int64) int { return u.rows[a].until.Compare(u.rows[b].until) })
+	ids = ids[:min(n, len(ids))]
+	slices.Sort(ids)
+	for _, id := range ids {
+		messages = append(messages, u.rows[id].message)
+	}
+	return ids, messages
+}
+
+// tryAll makes all of them due.
+func (u *unsettled) tryAll() {
+	u.mutex.Lock()
+	defer u.mutex.Unlock()
+	for _, row := range u.rows {
+		row.until = time.Time{}
+	}
+}
+
 // refused tells that rows could not be settled each by itself.
 func (u *unsettled) refused(now time.Time, ids []int64) {
 	u.mutex.Lock()
@@ -168,6 +192,10 @@ func (c *Claimer) Resettle(ctx context.Context) error {
 		return nil
 	}
 	ids, messages := c.unsettled.due(time.Now(), resettleRows)
+	alone := len(ids) == 0
+	if alone {
+		ids, messages = c.unsettled.soonest(soonestRows)
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.holdTimeout())
 	defer cancel()
 	conn, err := c.pool.Acquire(ctx)
@@ -175,7 +203,7 @@ func (c *Claimer) Resettle(ctx context.Context) error {
 		return fmt.Errorf("connect to the database: %w", err)
 	}
 	defer release(conn)
-	return c.resettle(ctx, conn.Conn().PgConn(), ids, messages)
+	return c.resettle(ctx, conn.Conn().PgConn(), ids, messages, alone)
 }
 
 // IsWaiting reports whether err, of marking, says nothing new of the rows: somebody has them locked, or they
@@ -188,8 +216,9 @@ var errTriedLater = errors.New("they are tried again later, each by itself")
 // errRowsLocked says that somebody else has rows locked.
 var errRowsLocked = errors.New("another session has them locked")
 
-// resettle settles rows on a connection without a transaction: together, or as many of them as can be.
-func (c *Claimer) resettle(ctx context.Context, conn *pgconn.PgConn, ids []int64, messages [][16]byte) error {
+// resettle settles rows on a connection without a transaction: together, or as many of them as can be. Rows
+// that are not due yet are tried alone: where one of them can be settled, so may all.
+func (c *Claimer) resettle(ctx context.Context, conn *pgconn.PgConn, ids []int64, messages [][16]byte, alone bool) error {
 	pending, err := c.pendingOf(ctx, conn, pendingOfSQL, ids, messages)
 	if err == nil {
 		c.unsettled.remove(without(ids, pending)) // they were settled after all, or are gone
@@ -207,10 +236,13 @@ func (c *Claimer) resettle(ctx context.Context, conn *pgconn.PgConn, ids []int64
 		return c.unsettledError(len(ids), 0, Fails, err)
 	}
 	try := resettling{claimer: c, conn: conn, left: resettleStatements}
-	if len(ids) > 0 {
-		try.settle(ctx, ids, messages)
-	} else {
+	if alone {
+		for i := range ids {
+			try.settle(ctx, ids[i:i+1], messages[i:i+1])
+		}
 		try.err = errTriedLater
+	} else {
+		try.settle(ctx, ids, messages)
 	}
 	others := Works
 	if try.fatal == nil && len(try.settled) == 0 {
@@ -223,7 +255,12 @@ func (c *Claimer) resettle(ctx context.Context, conn *pgconn.PgConn, ids []int64
 		return c.unsettledError(len(ids), 0, Fails, try.fatal)
 	}
 	c.unsettled.remove(try.settled)
-	c.unsettled.refused(time.Now(), try.refused)
+	switch {
+	case !alone:
+		c.unsettled.refused(time.Now(), try.refused)
+	case len(try.settled) > 0:
+		c.unsettled.tryAll()
+	}
 	if left := c.Unsettled(); left > 0 {
 		if try.err == nil {
 			try.err = errRowsLocked

@@ -57,8 +57,14 @@ func TestRestOfABatchIsSettled(t *testing.T) {
 			settle(t, batch, all)
 			expect(t, "left", c.Unsettled(), 3)
 
+			// Once it works, it is known soon, however often they were refused before.
+			for range 3 {
+				_ = c.Resettle(t.Context())
+			}
 			db.Exec(t, `DROP TRIGGER refuse ON outbox`)
-			eventually(t, func() bool { return c.Resettle(t.Context()) == nil })
+			for range 2 {
+				_ = c.Resettle(t.Context())
+			}
 			expect(t, "pending", db.Int(t, `SELECT count(*) FROM outbox WHERE published_at IS NULL`), 0)
 			expect(t, "left", c.Unsettled(), 0)
 		})
