@@ -25,7 +25,8 @@ const (
 
 // reportedByTheRelay are the kinds of problems that keep the relay from working too,
 // which says what is wrong.
-var reportedByTheRelay = []string{"unreachable", "connection_lost", "restarting", "host_not_found", "authentication", "read_only", "missing_table", "tls"}
+var reportedByTheRelay = []string{"unreachable", "connection_lost", "restarting", "host_not_found", "authentication", "read_only", "missing_table", "tls",
+	"server_version", "missing_database", "too_many_connections"}
 
 // Meter reads what waits in one outbox.
 type Meter struct {

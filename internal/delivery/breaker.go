@@ -295,11 +295,17 @@ func (b *breakers) due(now time.Time, most int) (due []*breaker, ids []int64, ne
 	return due, ids, next
 }
 
-// tried tells that rows of breakers were claimed, or that there are none; in that case they are tried again,
+// tried tells which rows of breakers were claimed, nil for none. Those of which there are none are tried again,
 // and close when their rows seem to be gone.
-func (b *breakers) tried(now time.Time, due []*breaker, found bool, backoff Backoff) {
+func (b *breakers) tried(now time.Time, due []*breaker, batch source.Batch, backoff Backoff) {
+	found := map[int64]bool{}
+	if batch != nil {
+		for _, m := range batch.Messages() {
+			found[m.Sequence] = true
+		}
+	}
 	for _, entry := range due {
-		if found {
+		if slices.ContainsFunc(entry.samples, func(id int64) bool { return found[id] }) {
 			entry.trying = true
 			continue
 		}

@@ -125,7 +125,7 @@ func TestBreakersByScope(t *testing.T) {
 			now := epoch.Add(pause)
 			due, ids, _ := b.due(now, maxTried)
 			expect(t, "tried with", ids, []int64{s.id})
-			b.tried(now, due, true, steady)
+			b.tried(now, due, &memoryBatch{messages: []sinks.Message{*m}}, steady)
 			if again, _, _ := b.due(now, maxTried); len(again) != 0 {
 				t.Error("it is tried twice at a time")
 			}
@@ -138,7 +138,7 @@ func TestBreakersByScope(t *testing.T) {
 			// Once it got through, its failures are forgotten.
 			now = now.Add(pause)
 			due, _, _ = b.due(now, maxTried)
-			b.tried(now, due, true, steady)
+			b.tried(now, due, &memoryBatch{messages: []sinks.Message{*m}}, steady)
 			shrunk := b.shrunk
 			b.published(now, m, goes)
 			if !b.empty() || b.shrunk == shrunk {
@@ -217,7 +217,7 @@ func TestBreakerWhoseRowsAreGoneCloses(t *testing.T) {
 		due, ids, _ := b.due(now, maxTried)
 		slices.Sort(ids)
 		expect(t, "tried with", ids, []int64{1, 2})
-		b.tried(now, due, false, steady)
+		b.tried(now, due, nil, steady)
 	}
 	if !b.empty() {
 		t.Errorf("open for %d keys and %d rows", len(b.keys), len(b.ids))

@@ -190,7 +190,10 @@ func (p *pipeline) start(publishing context.Context, began time.Time, claimed cl
 	d := p.route(claimed)
 	d.trace = trace
 	go func() {
-		defer func() { <-p.slots }()
+		defer func() {
+			<-p.slots
+			p.notTried() // a claim meanwhile may have been in doubt whether this one tries it
+		}()
 		p.deliver(publishing, d)
 		trace.End()
 		if claimed.held {
@@ -329,7 +332,7 @@ func (p *pipeline) try(ctx context.Context, now time.Time) (c claimed, next time
 	}
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
-	p.breakers.tried(now, due, c.batch != nil, p.Failures.Backoff)
+	p.breakers.tried(now, due, c.batch, p.Failures.Backoff)
 	c.tried = due
 	return c, next, nil
 }

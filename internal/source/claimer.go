@@ -509,12 +509,20 @@ func (c *Claimer) takeNext(ctx context.Context, batch *rowBatch, walk int64) (in
 // tookDelayed takes the delayed rows off their lists that the batch has, and those that it would have if they
 // could be had.
 func (c *Claimer) tookDelayed(batch *rowBatch, offer *offered, shards int) {
+	if batch.read == 0 && len(c.floors.debts) > 0 { // perhaps nothing was read at all (logEndSQL)
+		for shard := range Shards {
+			if len(offer.of(shard)) > 0 {
+				c.delayed.forget(shard)
+			}
+		}
+		return
+	}
 	reached := map[int]int64{}
 	for _, r := range batch.reached {
 		reached[r.shard] = r.id
 	}
 	cut := batch.read >= c.options.BatchSize || batch.bytes >= claimBytes/2 || batch.read >= c.perShard(max(shards, 1))
-	vain := false
+	vain, out := false, batch.read > len(batch.messages)
 	for shard := range Shards {
 		ids := offer.of(shard)
 		if len(ids) == 0 {
@@ -531,6 +539,16 @@ func (c *Claimer) tookDelayed(batch *rowBatch, offer *offered, shards int) {
 		if highest := ids[len(ids)-1]; !cut && (!any || highest > last) {
 			c.delayed.inVain(shard, highest)
 			vain = true
+		}
+		if out {
+			c.delayed.leftOut(shard)
+		}
+	}
+	if c.options.Ordering == OrderTotal && (vain || out) {
+		for shard := range Shards { // all that is behind waits, and nothing tells when it does no more
+			if len(offer.of(shard)) > 0 {
+				c.delayed.forget(shard)
+			}
 		}
 	}
 	if batch.heldBack > 0 || vain {

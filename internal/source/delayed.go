@@ -40,7 +40,7 @@ SELECT array(SELECT s.shard FROM generate_series(0, 63) AS s(shard)
 	// was made for an empty table walks along the primary key to save that.
 	listDueSQL = `
 SELECT s.shard, array(SELECT x.id FROM (SELECT o.id FROM {outbox} o WHERE {shard} = s.shard AND {delayed} {exclude}
-                                        ORDER BY o.available_at, o.id + 0 LIMIT $2::int) x ORDER BY x.id)
+                                        ORDER BY o.id + 0 LIMIT $2::int) x ORDER BY x.id)
 FROM unnest($1::bigint[]) AS s(shard)`
 )
 
@@ -53,6 +53,8 @@ type delayedRows struct {
 	mutex sync.Mutex
 	due   [Shards]bool
 	lists [Shards][]int64
+	// passed are the shards whose lists lost rows that were left out, and come back when less is.
+	passed [Shards]bool
 	// next is when it is asked again which shards have any.
 	next time.Time
 }
@@ -189,6 +191,25 @@ func (d *delayedRows) forget(shard int) {
 	d.mutex.Lock()
 	defer d.mutex.Unlock()
 	d.lists[shard], d.due[shard] = nil, true
+}
+
+// leftOut tells that rows of a shard may have been taken off its list that claims leave out.
+func (d *delayedRows) leftOut(shard int) {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	d.passed[shard] = true
+}
+
+// drop throws away the lists that lost rows, since less is left out than before.
+func (d *delayedRows) drop() {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	for shard, passed := range d.passed {
+		if passed {
+			d.lists[shard], d.due[shard] = nil, true
+		}
+	}
+	d.passed = [Shards]bool{}
 }
 
 // listDue makes the lists of shards that have none, in the claim's transaction.

@@ -327,7 +327,7 @@ func (c *Claimer) free(e *entry, id int64, changes *entryChanges) {
 
 // let removes an entry that nothing of the pipeline's waits behind.
 func (c *Claimer) let(id int64, changes *entryChanges) {
-	if c.statements.dependsOnType() {
+	if c.table.dependsOnType() {
 		changes.release = append(changes.release, id)
 	} else {
 		changes.forget = append(changes.forget, id)

@@ -247,13 +247,17 @@ func (s statements) held(ordering Ordering) heldStatements {
 	if s.filter != nil {
 		try = strings.ReplaceAll(tryPipelineSQL, "$7", "$3")
 	}
+	rows := heldRowsSQL
+	if s.dependsOnType() { // another pipeline's entry may have moved past this one's rows
+		rows = strings.ReplaceAll(rows, "o.id > d.first AND ", "")
+	}
 	expand := func(sql string) string {
 		return s.expand(strings.NewReplacer("{mine}", s.mine(), "{others}", s.others("o.topic", "o.type"), "{try}", try).Replace(sql), "", "")
 	}
 	return heldStatements{
 		lock:    expand(lock),
 		entries: expand(entriesSQL),
-		read:    expand(strings.ReplaceAll(heldReadSQL, "{rows}", heldRowsSQL)),
+		read:    expand(strings.ReplaceAll(heldReadSQL, "{rows}", rows)),
 	}
 }
 

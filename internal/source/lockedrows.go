@@ -99,15 +99,17 @@ func (c *Claimer) lookAtLocked(ctx context.Context, conn *pgconn.PgConn) error {
 		return nil
 	}
 	request := &pgconn.Batch{}
+	request.ExecParams(beginSQL, nil, nil, nil, nil) // the role's default may be read-only
 	preparedOn(conn).add(request, settingsSQL, [][]byte{milliseconds(c.holdTimeout())}, nil)
 	sample := c.locked.sample()
 	request.ExecParams(c.statements.expand(freeRowsSQL, "", ""), [][]byte{idArray(sample)}, nil, nil, nil)
+	request.ExecParams("ROLLBACK", nil, nil, nil, nil)
 	results, err := conn.ExecBatch(ctx, request).ReadAll()
 	if err != nil {
 		return fmt.Errorf("look at locked rows of %s: %w", c.statements.outbox, err)
 	}
 	free := 0
-	for _, row := range results[1].Rows {
+	for _, row := range results[2].Rows {
 		_, id, err := shardAndID([][]byte{[]byte("0"), row[0]})
 		if err != nil {
 			return err

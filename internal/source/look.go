@@ -16,6 +16,7 @@ import (
 func (c *Claimer) look(ctx context.Context, conn *pgconn.PgConn, exclude *Exclusion) error {
 	if c.shrunk(exclude) {
 		c.floors.drop()
+		c.delayed.drop()
 	}
 	start := time.Now()
 	q := c.floors.next(start)

@@ -162,3 +162,43 @@ func TestWriterThatWasPassedIsNotOvertaken(t *testing.T) {
 		})
 	}
 }
+
+// A refused message of one pipeline makes the entry its own; what another one has before it still comes first.
+func TestEntryThatMovedPassesNobodysRows(t *testing.T) {
+	db := pgtest.NewOutbox(t)
+	db.Exec(t, `INSERT INTO outbox (topic, key, type) VALUES ('t','k','Read'),('t','k','Sent'),('t','k','Read'),('t','k','Sent')`)
+	read, sent := pipelineOf(db, "read", readOnly, nil), pipelineOf(db, "sent", otherType, nil)
+	b := claim(t, read, source.Exclusion{})
+	t.Log("read claims", sequences(b))
+	settleAs(t, b, outcomes{1: refused(0)})
+	due := func() { db.Exec(t, `UPDATE outbox_parked SET next_retry_at = now()`) }
+	due()
+	b = claimHeld(t, read)
+	t.Log("held read", sequences(b))
+	settle(t, b, all) // 1 published, draining
+	due()
+	b = claimHeld(t, read)
+	t.Log("held read drains", sequences(b))
+	settleAs(t, b, outcomes{3: refused(0)})
+	t.Log("entry id", db.Int(t, `SELECT id FROM outbox_parked`), "draining", db.Int(t, `SELECT count(*) FROM outbox_parked WHERE state='draining'`))
+	due()
+	b = claimHeld(t, read)
+	t.Log("held read", sequences(b))
+	settle(t, b, all)
+	var got []int64
+	for began := time.Now(); time.Since(began) < 4*time.Second; time.Sleep(20 * time.Millisecond) {
+		due()
+		for _, c := range []*source.Claimer{sent, read} {
+			if b := claimHeld(t, c); b != nil {
+				got = append(got, sequences(b)...)
+				settle(t, b, all)
+			}
+			if b := claim(t, c, source.Exclusion{}); b != nil {
+				got = append(got, sequences(b)...)
+				settle(t, b, all)
+			}
+		}
+	}
+	expect(t, "order", got, []int64{2, 4})
+	expect(t, "entries", db.Int(t, `SELECT count(*) FROM outbox_parked`), 0)
+}
