@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -109,7 +110,7 @@ func (r *Relay) plan() (pipelines []Pipeline) {
 			pipelines = append(pipelines, Pipeline{Name: name, Filter: filter, Everything: filter.All()})
 		}
 	}
-	slices.SortFunc(pipelines, func(a, b Pipeline) int { return compareNames(a.Name, b.Name) })
+	slices.SortFunc(pipelines, func(a, b Pipeline) int { return cmp.Compare(a.Name, b.Name) })
 	workers := o.Workers
 	if o.Connections > 0 && len(pipelines) > 0 {
 		workers = min(workers, max(o.Connections/len(pipelines), 1))
@@ -121,16 +122,6 @@ func (r *Relay) plan() (pipelines []Pipeline) {
 		pipelines = append(pipelines, Pipeline{Filter: unrouted, Everything: unrouted.All(), Workers: 1})
 	}
 	return pipelines
-}
-
-func compareNames(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // Wake makes the pipelines look for messages now rather than at their next poll, since some were

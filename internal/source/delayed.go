@@ -193,6 +193,15 @@ func (d *delayedRows) forget(shard int) {
 	d.lists[shard], d.due[shard] = nil, true
 }
 
+// forgetOffered throws away the lists that ids were offered from.
+func (d *delayedRows) forgetOffered(o *offered) {
+	for shard := range Shards {
+		if len(o.of(shard)) > 0 {
+			d.forget(shard)
+		}
+	}
+}
+
 // leftOut tells that rows of a shard may have been taken off its list that claims leave out.
 func (d *delayedRows) leftOut(shard int) {
 	d.mutex.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -110,7 +111,7 @@ func (c *Claimer) lookAtLocked(ctx context.Context, conn *pgconn.PgConn) error {
 	}
 	free := 0
 	for _, row := range results[2].Rows {
-		_, id, err := shardAndID([][]byte{[]byte("0"), row[0]})
+		id, err := strconv.ParseInt(string(row[0]), 10, 64)
 		if err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -376,7 +377,7 @@ func (c *Claimer) pendingOf(ctx context.Context, conn *pgconn.PgConn, sql string
 		return nil, result.Err
 	}
 	for _, row := range result.Rows {
-		_, id, err := shardAndID([][]byte{[]byte("0"), row[0]})
+		id, err := strconv.ParseInt(string(row[0]), 10, 64)
 		if err != nil {
 			return nil, err
 		}
