@@ -29,6 +29,15 @@ const (
 	flowLimit = 40 * time.Second
 )
 
+// flowCase is something that does not flow, and what flows beside it.
+type flowCase struct {
+	name string
+	play func(t *testing.T, usual float64)
+}
+
+// String is the case's name.
+func (c flowCase) String() string { return c.name }
+
 // What cannot be published now slows only its own: each case compares the rate or
 // the latency of the others with the usual one, within one run.
 func TestOthersFlow(t *testing.T) {
@@ -36,45 +45,56 @@ func TestOthersFlow(t *testing.T) {
 		t.Skip("it measures for some minutes")
 	}
 	usual := usualRate(t, backlog)
+	for _, c := range scenario.Some(t, 2, []flowCase{
+		{"beside a transaction that wrote one row and stays open", flowBesideATransaction},
+		{"due at once", flowOfDelayedRows},
+		{"beside rows that somebody has locked", flowBesideLockedRows},
+		{"beside a parked key with a bound for statements", flowBesideAParkedKey},
+		{"beside a partition without a leader", func(t *testing.T, _ float64) { flowBesideAPartition(t) }},
+		{"beside a sink that is away", func(t *testing.T, _ float64) { flowBesideASink(t) }},
+	}...) {
+		t.Run(c.name, func(t *testing.T) { c.play(t, usual) })
+	}
+}
 
-	t.Run("beside a transaction that wrote one row and stays open", func(t *testing.T) {
-		f := newFlow(t, nil)
-		tx := f.begin(t)
-		f.execIn(t, tx, `INSERT INTO outbox (topic, key) VALUES ($1, 'of a batch job')`, f.stage.Topic())
-		f.insert(t, backlog, `'key-' || i % 1000`, `NULL`)
-		f.start(t)
-		f.rate(t, backlog/10, backlog*2/3)
-		f.compare(t, "the last third of the rows", f.rate(t, backlog*2/3, backlog), usual)
-	})
-	t.Run("due at once", func(t *testing.T) {
-		f := newFlow(t, nil)
-		f.insert(t, backlog*2/3, `'key-' || i % 1000`, `clock_timestamp()`)
-		f.start(t)
-		f.compare(t, "delayed rows", f.rate(t, backlog/30, backlog*2/3), usual)
-	})
-	t.Run("beside rows that somebody has locked", func(t *testing.T) {
-		f := newFlow(t, nil)
-		f.insert(t, 20_000, `'locked-' || i % 5000`, `NULL`)
-		tx := f.begin(t)
-		f.execIn(t, tx, `SELECT FROM outbox FOR UPDATE`)
-		f.insert(t, others, `'key-' || i % 1000`, `NULL`)
-		f.start(t)
-		f.compare(t, "rows that nobody has locked", f.rate(t, others/10, others), usual)
-	})
-	t.Run("beside a parked key with a bound for statements", func(t *testing.T) {
-		f := newFlow(t, nil)
-		f.as(t, `statement_timeout = '1s'`)
-		f.insert(t, backlog, `'parked'`, `NULL`)
-		f.stage.Database.Exec(t, `
+func flowBesideATransaction(t *testing.T, usual float64) {
+	f := newFlow(t, nil)
+	tx := f.begin(t)
+	f.execIn(t, tx, `INSERT INTO outbox (topic, key) VALUES ($1, 'of a batch job')`, f.stage.Topic())
+	f.insert(t, backlog, `'key-' || i % 1000`, `NULL`)
+	f.start(t)
+	f.rate(t, backlog/10, backlog*2/3)
+	f.compare(t, "the last third of the rows", f.rate(t, backlog*2/3, backlog), usual)
+}
+
+func flowOfDelayedRows(t *testing.T, usual float64) {
+	f := newFlow(t, nil)
+	f.insert(t, backlog*2/3, `'key-' || i % 1000`, `clock_timestamp()`)
+	f.start(t)
+	f.compare(t, "delayed rows", f.rate(t, backlog/30, backlog*2/3), usual)
+}
+
+func flowBesideLockedRows(t *testing.T, usual float64) {
+	f := newFlow(t, nil)
+	f.insert(t, 20_000, `'locked-' || i % 5000`, `NULL`)
+	tx := f.begin(t)
+	f.execIn(t, tx, `SELECT FROM outbox FOR UPDATE`)
+	f.insert(t, others, `'key-' || i % 1000`, `NULL`)
+	f.start(t)
+	f.compare(t, "rows that nobody has locked", f.rate(t, others/10, others), usual)
+}
+
+func flowBesideAParkedKey(t *testing.T, usual float64) {
+	f := newFlow(t, nil)
+	f.as(t, `statement_timeout = '1s'`)
+	f.insert(t, backlog, `'parked'`, `NULL`)
+	f.stage.Database.Exec(t, `
 INSERT INTO outbox_parked (id, message_id, topic, key, state, attempts, reason, error, first_failed_at, last_failed_at, parked_at, next_retry_at)
 SELECT id, message_id, topic, key, 'parked', 5, 'test', 'refused by the test', now(), now(), now(), now() + interval '1 hour'
 FROM outbox ORDER BY id LIMIT 1`)
-		f.insert(t, others, `'key-' || i % 1000`, `NULL`)
-		f.start(t)
-		f.compare(t, "rows of other keys", f.rate(t, others/10, others), usual)
-	})
-	t.Run("beside a partition without a leader", flowBesideAPartition)
-	t.Run("beside a sink that is away", flowBesideASink)
+	f.insert(t, others, `'key-' || i % 1000`, `NULL`)
+	f.start(t)
+	f.compare(t, "rows of other keys", f.rate(t, others/10, others), usual)
 }
 
 // usualRate drains rows beside which there is nothing else.

@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"testing"
 )
 
@@ -17,13 +18,26 @@ const LanesVariable = "RELAY_TEST_LANES"
 // scenario and each lane in some of them.
 func Lanes[T any](t testing.TB, all ...T) []T {
 	t.Helper()
+	return Some(t, 1, all...)
+}
+
+// Some are those that a test plays of several: n of them, in their order, which
+// the seed and the test's name choose.
+func Some[T any](t testing.TB, n int, all ...T) []T {
+	t.Helper()
 	if os.Getenv(LanesVariable) == "all" {
 		return all
 	}
 	seed := Seed(t)
 	name := fnv.New64a()
 	_, _ = name.Write([]byte(t.Name()))
-	lane := rand.New(rand.NewPCG(seed, name.Sum64())).IntN(len(all)) //nolint:gosec // repeatable is what is wanted
-	t.Logf("lane %s of %v: %s=%d repeats it, %s=all plays all", fmt.Sprint(all[lane]), all, SeedVariable, seed, LanesVariable)
-	return all[lane : lane+1]
+	random := rand.New(rand.NewPCG(seed, name.Sum64())) //nolint:gosec // repeatable is what is wanted
+	chosen := random.Perm(len(all))[:min(n, len(all))]
+	slices.Sort(chosen)
+	some := make([]T, len(chosen))
+	for i, lane := range chosen {
+		some[i] = all[lane]
+	}
+	t.Logf("lanes %s of %d: %s=%d repeats them, %s=all plays all", fmt.Sprint(some), len(all), SeedVariable, seed, LanesVariable)
+	return some
 }
