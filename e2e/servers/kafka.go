@@ -21,7 +21,7 @@ import (
 // SCRAM-SHA-512.
 const (
 	KafkaUser     = "alice"
-	KafkaPassword = "secret"
+	KafkaPassword = Canary
 )
 
 // KafkaClientName is whom a Secure Kafka takes the owner of ClientCertFile for.
