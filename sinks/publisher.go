@@ -52,6 +52,10 @@ type Partitioner interface {
 	// does no I/O, allocates nothing and may be called concurrently, also from
 	// within Publish.
 	Partition(m *Message) (partition int32, known bool)
+	// Layouts returns a number that is another one when any answer of Partition may
+	// be: all answers between two calls that return the same number agree. It may be
+	// called as Partition may.
+	Layouts() uint64
 }
 
 // Throttler is a Publisher whose broker can slow it down by a quota.

@@ -40,6 +40,8 @@ type breakers struct {
 	parts map[string]*part
 	// shrunk counts how often something was held back no more.
 	shrunk uint64
+	// layouts is what the partitioners said of themselves when partitions were told apart last.
+	layouts uint64
 }
 
 // place is a destination at a sink or one of its partitions, or a topic where no route leads anywhere.
@@ -249,6 +251,21 @@ func (b *breakers) close(entry *breaker) *breaker {
 	delete(b.places, entry.place)
 	b.shrunk++
 	return entry
+}
+
+// regroup takes over the partitioners' layouts. When those change a breaker of a partition no longer
+// holds what it was opened for, and holds others: all of them close, and open again for
+// what still fails.
+func (b *breakers) regroup(layouts uint64) {
+	if layouts == b.layouts {
+		return
+	}
+	b.layouts = layouts
+	for at, entry := range b.places {
+		if at.partition != wholeDestination {
+			b.close(entry)
+		}
+	}
 }
 
 // closePart forgets the breaker of a key or a row, and returns it if it was the topic's last.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -48,6 +49,8 @@ func (lastByte) Partition(m *sinks.Message) (int32, bool) {
 	}
 	return int32(m.Key[len(m.Key)-1]), true
 }
+
+func (lastByte) Layouts() uint64 { return 0 }
 
 func partitioned(string) sinks.Partitioner { return lastByte{} }
 
@@ -269,5 +272,60 @@ func TestClaimUnderWayWhenABreakerCloses(t *testing.T) {
 	after := p.exclusion()
 	if after.Shrunk == before.Shrunk || after.Holds != nil {
 		t.Errorf("the next claim leaves out %v", after)
+	}
+}
+
+// divided is a sink with some partitions, of which the last byte of a key chooses one.
+type divided struct {
+	*broker
+	partitions atomic.Int64
+}
+
+func (d *divided) Partition(m *sinks.Message) (int32, bool) {
+	n := d.partitions.Load()
+	if n == 0 || len(m.Key) == 0 {
+		return 0, false
+	}
+	return int32(int64(m.Key[len(m.Key)-1]) % n), true
+}
+
+func (d *divided) Layouts() uint64 { return uint64(d.partitions.Load()) }
+
+// When a destination gets more partitions, or is not known any more, a breaker of one of
+// them holds other rows than before. What floors passed because of it must be
+// looked at again, or a later row of a key overtakes those.
+func TestMorePartitionsLetGoOfRows(t *testing.T) {
+	for _, partitions := range []int64{5, 0} {
+		sink := &divided{broker: &broker{}}
+		sink.partitions.Store(2)
+		r := New(Options{
+			Sinks: map[string]sinks.Publisher{"main": sink}, Routes: compile(t, route.Config{Sink: "main"}), Workers: 1,
+			Failures: Failures{Backoff: steady}, Logger: slog.New(newJournal()),
+		})
+		p := r.pipelines[0]
+		row := &source.Row{ID: 1, Topic: "a", Key: []byte{3}} // partition 1 of 2, and 3 of 5
+		m := &sinks.Message{Sequence: 1, Topic: "a", Key: row.Key}
+		p.exclusion()
+		_, part, known := p.breakers.placesOf(m, target(t, p.breakers, m))
+		if !known || part.partition != 1 {
+			t.Fatalf("place %+v", part)
+		}
+		p.breakers.open(time.Now(), scope{topic: "a", id: 1, place: part, hasPlace: true}, "r", steady)
+
+		before := p.exclusion()
+		if !before.Holds(row) || before.Holds(&source.Row{ID: 2, Topic: "a", Key: []byte{2}}) {
+			t.Fatal("the breaker does not hold its partition alone")
+		}
+		sink.partitions.Store(partitions)
+		if !before.Holds(row) {
+			t.Errorf("with %d partitions a claim under way takes a row that floors have passed", partitions)
+		}
+		after := p.exclusion()
+		if after.Shrunk == before.Shrunk {
+			t.Errorf("with %d partitions floors stay above rows that are held back no more", partitions)
+		}
+		if after.Holds != nil && after.Holds(row) {
+			t.Errorf("with %d partitions the row is still held back", partitions)
+		}
 	}
 }

@@ -96,6 +96,16 @@ func (p *pipeline) partitioner(sink string) sinks.Partitioner {
 	return partitioner
 }
 
+// layouts changes whenever a message may go to another partition than before.
+func (p *pipeline) layouts() (sum uint64) {
+	for sink := range p.sinks {
+		if partitioner := p.partitioner(sink); partitioner != nil {
+			sum += partitioner.Layouts()
+		}
+	}
+	return sum
+}
+
 // wakeUp ends the wait for the next claim, without blocking.
 func (p *pipeline) wakeUp() {
 	select {
@@ -304,6 +314,8 @@ func (p *pipeline) notTried() {
 func (p *pipeline) exclusion() source.Exclusion {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
+	layouts := p.layouts()
+	p.breakers.regroup(layouts)
 	shrunk := p.breakers.shrunk
 	exclusion := source.Exclusion{Shrunk: shrunk}
 	if len(p.breakers.places)+len(p.breakers.keys)+len(p.breakers.ids) > 0 {
@@ -311,8 +323,9 @@ func (p *pipeline) exclusion() source.Exclusion {
 			p.mutex.Lock()
 			defer p.mutex.Unlock()
 			// A breaker that closes during the claim lets its rows go on from the first one, which
-			// this claim may have passed: all that it reads waits for the next one.
-			return p.breakers.shrunk != shrunk || p.breakers.holds(row)
+			// this claim may have passed: all that it reads waits for the next one. So does it where
+			// rows go to other partitions than before.
+			return p.breakers.shrunk != shrunk || p.breakers.holds(row) || p.layouts() != layouts
 		}
 	}
 	return exclusion

@@ -57,6 +57,9 @@ type layouts struct {
 	mu     sync.RWMutex
 	topics map[string]*layout
 	wanted map[string]struct{}
+	// changes counts how often a topic got another number of partitions, became
+	// known or went missing.
+	changes uint64
 	// brokers are the addresses that brokers advertise.
 	brokers map[int32]string
 }
@@ -70,6 +73,26 @@ func (l *layouts) of(topic string) *layout {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	return l.topics[topic]
+}
+
+// version is another number whenever the number of a topic's partitions is.
+func (l *layouts) version() uint64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.changes
+}
+
+// set keeps a topic's layout, nil for none; its caller holds the mutex.
+func (l *layouts) set(topic string, to *layout) {
+	known := l.topics[topic]
+	if (known == nil) != (to == nil) || known != nil && len(known.leaders) != len(to.leaders) {
+		l.changes++
+	}
+	if to == nil {
+		delete(l.topics, topic)
+		return
+	}
+	l.topics[topic] = to
 }
 
 // address returns what a broker advertises.
@@ -98,9 +121,9 @@ func (l *layouts) ask(ctx context.Context, topics []string) (*metadata.Response,
 		switch known := l.topics[t.Name]; {
 		case known != nil && known.asked.After(asked):
 		case usable(t):
-			l.topics[t.Name] = newLayout(asked, t)
+			l.set(t.Name, newLayout(asked, t))
 		default:
-			delete(l.topics, t.Name)
+			l.set(t.Name, nil)
 		}
 	}
 	return response, nil

@@ -162,6 +162,9 @@ func (p *Publisher) Partition(m *sinks.Message) (partition int32, known bool) {
 	return partitionOf(m.Key, len(layout.leaders)), true
 }
 
+// Layouts implements sinks.Partitioner.
+func (p *Publisher) Layouts() uint64 { return p.layouts.version() }
+
 // Throttled implements sinks.Throttler.
 func (p *Publisher) Throttled() time.Duration { return p.cluster.throttles.sum() }
 

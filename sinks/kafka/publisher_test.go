@@ -246,6 +246,13 @@ func TestMorePartitions(t *testing.T) {
 	if results := p.Publish(t.Context(), []sinks.Message{publishable(topic, 1, []byte("k"))}); results != nil {
 		t.Fatal(results)
 	}
+	layouts := p.Layouts()
+	if _, err := p.layouts.ask(t.Context(), []string{topic}); err != nil {
+		t.Fatal(err)
+	}
+	if now := p.Layouts(); now != layouts {
+		t.Errorf("the layouts are other ones, %d after %d, although nothing changed", now, layouts)
+	}
 	client, done := admin(t)
 	defer done()
 	response, err := client.CreatePartitions(t.Context(), &kafkago.CreatePartitionsRequest{Topics: []kafkago.TopicPartitionsConfig{{Name: topic, Count: 5}}})
@@ -263,6 +270,9 @@ func TestMorePartitions(t *testing.T) {
 		}
 		records := readTopic(t, topic, 2, 10*time.Second)
 		if slices.ContainsFunc(records, func(r record) bool { return r.partition == want && bytes.Equal(r.key, key) }) {
+			if p.Layouts() == layouts {
+				t.Error("the layouts are the same, although there are more partitions")
+			}
 			return
 		}
 		if time.Now().After(deadline) {
