@@ -71,6 +71,7 @@ func (i *Inbox) processBatch(ctx context.Context, db Beginner, o *observation, m
 	}()
 	results := make([]Result, len(messages))
 	if len(claimed) == 0 {
+		committed = i.release(ctx, db, tx, order)
 		for n := range results {
 			results[n] = Duplicate
 		}

@@ -83,6 +83,7 @@ func (i *Inbox) process(ctx context.Context, db Beginner, o *observation, messag
 		}
 	}()
 	if !claimed {
+		committed = i.release(ctx, db, tx, order)
 		return Duplicate, nil
 	}
 	result := i.verdict(order.late([]Message{message}, []bool{true}, previous)[0])
@@ -96,6 +97,14 @@ func (i *Inbox) process(ctx context.Context, db Beginner, o *observation, messag
 	}
 	committed = true
 	return result, nil
+}
+
+// release ends a savepoint in which nothing was written, and reports whether it
+// did: one that is rolled back to stays, and a long transaction with many
+// duplicates would gather them.
+func (i *Inbox) release(ctx context.Context, db Beginner, tx pgx.Tx, order order) bool {
+	_, callers := db.(pgx.Tx)
+	return callers && len(order.streams) == 0 && tx.Commit(ctx) == nil
 }
 
 // commit does not begin what the context no longer wants.

@@ -46,7 +46,9 @@ func (i *Inbox) processSQL(ctx context.Context, db SQLBeginner, o *observation, 
 
 // ProcessSQLTx processes the message within the caller's transaction, in a
 // savepoint: what it returns holds once that commits, and an error undoes only
-// what the handler and the claim did.
+// what the handler and the claim did. A handler may call it for another message:
+// when the outer one fails, both are undone. An Observer is told before the
+// caller's transaction commits.
 func (i *Inbox) ProcessSQLTx(ctx context.Context, tx *sql.Tx, message Message, handler SQLHandler) (result Result, err error) {
 	message, err = i.prepare(ctx, message)
 	if err != nil {
@@ -59,10 +61,17 @@ func (i *Inbox) ProcessSQLTx(ctx context.Context, tx *sql.Tx, message Message, h
 	}
 	released := false
 	defer func() { // also when the handler panics
-		if !released {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
-			defer cancel()
-			_, _ = tx.ExecContext(ctx, rollbackSavepointSQL)
+		if released {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+		defer cancel()
+		// What is rolled back to stays, and would hide the savepoint of the same
+		// name that a handler around this one has.
+		for _, statement := range [...]string{rollbackSavepointSQL, releaseSavepointSQL} {
+			if _, undone := tx.ExecContext(ctx, statement); undone != nil && err == nil {
+				result, err = Unprocessed, i.explain("roll back to the savepoint of a claim in", undone)
+			}
 		}
 	}()
 	result, err = i.handleSQL(ctx, tx, o, message, handler)
