@@ -30,11 +30,15 @@ type Decoder struct {
 	// IDHeader names the header that a foreign producer identifies its
 	// messages by. For RabbitMQ it may also be "message_id" or
 	// "correlation_id", the properties, unless there is a header of that name.
-	// A value that is not a UUID becomes one: IDFrom the topic, a line feed and
-	// the value, in Namespace. A message without this header is identified as
-	// one of the relay's.
+	// A value that is not a UUID becomes one: IDFrom the Namespace and the value.
+	// It depends on nothing else, so that a message that was dead-lettered and
+	// moved back, or shovelled, has the id that it had. A message without this
+	// header is identified as one of the relay's.
 	IDHeader string
-	// Namespace is IDFrom's for such values. Zero means ForeignIDs.
+	// Namespace is a UUID of your own that stands for who gave those ids, and
+	// ForeignIDs where it is zero. Producers that number their messages each for
+	// itself need one each, and a Decoder each: in one namespace the second
+	// one's message 1 is a duplicate of the first one's, and is not processed.
 	Namespace ID
 }
 
@@ -62,8 +66,7 @@ var cloudEvents = [...]string{"ce_", "cloudEvents_", "cloudEvents:"}
 
 // Kafka fills in ID, Type, ContentType, Sequence, Time, Replayed and Headers
 // from a record's headers; Key too where it is nil and a CloudEvent has a
-// subject. Set Topic before, since ids of foreign producers contain it. Where a
-// name is there twice the last one counts, and a value that is not UTF-8 is
+// subject. Where a name is there twice the last one counts, and a value that is not UTF-8 is
 // made so.
 //
 // It never fails: what cannot be read is left as it is. A message without an
@@ -144,11 +147,7 @@ func (d Decoder) identify(message *Message, properties Properties, ce func(strin
 	if value, ok := d.foreign(message.Headers, properties); ok {
 		id, err := ParseID(value)
 		if err != nil {
-			namespace := d.Namespace
-			if namespace.IsZero() {
-				namespace = ForeignIDs
-			}
-			id = IDFrom(namespace, message.Topic+"\n"+value)
+			id = IDFrom(cmp.Or(d.Namespace, ForeignIDs), value)
 		}
 		message.ID = id
 		return

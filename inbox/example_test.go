@@ -101,7 +101,8 @@ func ExampleInbox_Prune() {
 // A message as the relay writes it, and one of a producer that numbers its
 // messages.
 func ExampleDecoder() {
-	decoder := inbox.Decoder{IDHeader: "order-number"}
+	shop := inbox.ID{0x3f, 0x0a, 0x6c, 0x11, 0x58, 0xd2, 0x4e, 0x0c, 0x9b, 0x7e, 0x21, 0x64, 0x8d, 0x0f, 0x35, 0xc1}
+	decoder := inbox.Decoder{IDHeader: "order-number", Namespace: shop}
 
 	relayed := inbox.Message{Topic: "orders", Key: []byte("o-17")}
 	decoder.Kafka(&relayed, []inbox.Header{
@@ -113,7 +114,7 @@ func ExampleDecoder() {
 
 	foreign := inbox.Message{Topic: "orders"}
 	decoder.Kafka(&foreign, []inbox.Header{{Name: "order-number", Value: []byte("17")}})
-	fmt.Println(foreign.ID == inbox.IDFrom(inbox.ForeignIDs, "orders\n17"))
+	fmt.Println(foreign.ID == inbox.IDFrom(shop, "17"))
 	// Output:
 	// 0198f2c4-7b1e-7c3a-9d55-0a1b2c3d4e5f OrderPlaced 4
 	// true

@@ -1,8 +1,10 @@
 package inbox
 
 import (
+	"bytes"
 	"crypto/sha1" // UUID version 5 is defined by it; nothing here is a secret
 	"fmt"
+	"strings"
 
 	"github.com/outboxrelay/relay/internal/uuid"
 )
@@ -14,7 +16,9 @@ type ID [16]byte
 // IsZero reports whether there is no id.
 func (id ID) IsZero() bool { return id == ID{} }
 
-// ParseID reads the 36 characters of a UUID's usual form, in either case.
+// ParseID reads a UUID in the forms that producers write: 36 characters with
+// hyphens or 32 without, in either case; in braces, after urn:uuid:, or in
+// quotation marks, as serializers to JSON write a header.
 func ParseID(s string) (ID, error) {
 	var id ID
 	if err := id.UnmarshalText([]byte(s)); err != nil {
@@ -58,12 +62,34 @@ func (id ID) MarshalText() ([]byte, error) {
 // UnmarshalText implements encoding.TextUnmarshaler. It leaves id as it was
 // when text is not a UUID.
 func (id *ID) UnmarshalText(text []byte) error {
-	parsed, ok := uuid.Parse(text)
+	parsed, ok := uuid.Parse(canonical(text))
 	if !ok {
 		return fmt.Errorf("inbox: %s is not a UUID of the form %s", quote(string(text)), uuid.Form)
 	}
 	*id = parsed
 	return nil
+}
+
+// canonical returns the usual form of what may be a UUID in another one.
+func canonical(text []byte) []byte {
+	text = inside(text, '"', '"')
+	text = inside(text, '{', '}')
+	const urn = "urn:uuid:"
+	if len(text) > len(urn) && strings.EqualFold(string(text[:len(urn)]), urn) {
+		text = text[len(urn):]
+	}
+	if len(text) != 32 {
+		return text
+	}
+	return bytes.Join([][]byte{text[:8], text[8:12], text[12:16], text[16:20], text[20:]}, []byte("-"))
+}
+
+// inside returns what stands between two characters, or the text where it does not.
+func inside(text []byte, first, last byte) []byte {
+	if n := len(text); n >= 2 && text[0] == first && text[n-1] == last {
+		return text[1 : n-1]
+	}
+	return text
 }
 
 // quote shows the beginning of a value.

@@ -13,7 +13,13 @@ func TestParseID(t *testing.T) {
 	if err != nil || id.String() != text || id.IsZero() {
 		t.Errorf("%v, %v", id, err)
 	}
-	for _, wrong := range []string{"", "0198f2c47b1e7c3a9d550a1b2c3d4e5f", text + "0", "0198f2c4-7b1e-7c3a-9d55-0a1b2c3d4e5g", "{198f2c4-7b1e-7c3a-9d55-0a1b2c3d4e5}"} {
+	const digits = "0198f2c47b1e7c3a9d550a1b2c3d4e5f"
+	for _, form := range []string{digits, strings.ToUpper(digits), `"` + text + `"`, `"` + digits + `"`, "{" + text + "}", "urn:uuid:" + text, "URN:UUID:" + text} {
+		if id, err := inbox.ParseID(form); err != nil || id.String() != text {
+			t.Errorf("%s: %v, %v", form, id, err)
+		}
+	}
+	for _, wrong := range []string{"", `""`, `"`, "{}", "urn:uuid:", digits[1:], digits + "0", "g" + digits[1:], `"` + text, text + "}", text + "0", "0198f2c4-7b1e-7c3a-9d55-0a1b2c3d4e5g", "{198f2c4-7b1e-7c3a-9d55-0a1b2c3d4e5}"} {
 		if id, err := inbox.ParseID(wrong); err == nil || !id.IsZero() || !strings.Contains(err.Error(), "is not a UUID") {
 			t.Errorf("%q: %v, %v", wrong, id, err)
 		}
