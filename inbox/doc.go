@@ -34,9 +34,9 @@
 // # Retention
 //
 // The inbox recognises a duplicate only as long as it keeps the first one's
-// id. Inbox.Prune removes ids that are older than Inbox.Retention, a week
+// id. Inbox.Prune removes ids that are older than Inbox.Retention, 15 days
 // unless set. Keep them longer than the broker can deliver a message again:
-// longer than a Kafka topic's retention where a consumer group's offsets may
+// longer than a Kafka topic's retention.ms and segment.ms together where a consumer group's offsets may
 // be reset, longer than messages may wait in a queue, a dead-letter queue
 // included, and longer than the outbox keeps published rows that
 // `relay replay` can send again.

@@ -16,8 +16,10 @@ import (
 )
 
 // DefaultRetention is how long ids are kept unless Inbox.Retention says
-// otherwise: as long as a Kafka topic keeps its records by default.
-const DefaultRetention = 7 * 24 * time.Hour
+// otherwise: a day more than a Kafka topic keeps its records by default, which is
+// up to retention.ms and segment.ms together, a week each, since a segment goes
+// only when its newest record is old enough.
+const DefaultRetention = 15 * 24 * time.Hour
 
 // defaultRetries bounds how often a transaction is run again.
 const defaultRetries = 5

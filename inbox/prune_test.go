@@ -41,14 +41,14 @@ func TestPrune(t *testing.T) {
 			pool := newPool(t, db.URL, func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode })
 			countBatches(t, db)
 			db.Exec(t, `INSERT INTO inbox (consumer, message_id, processed_at)
-				SELECT 'c' || n % 3, gen_random_uuid(), now() - CASE WHEN n % 7 = 0 THEN interval '6 days' ELSE interval '8 days' END FROM generate_series(1, 21000) n`,
-				`INSERT INTO inbox_order (consumer, topic, key, sequence, updated_at) VALUES ('c', 't', 'old', 1, now() - interval '8 days'), ('c', 't', 'new', 1, now() - interval '6 days')`)
+				SELECT 'c' || n % 3, gen_random_uuid(), now() - CASE WHEN n % 7 = 0 THEN interval '14 days' ELSE interval '16 days' END FROM generate_series(1, 21000) n`,
+				`INSERT INTO inbox_order (consumer, topic, key, sequence, updated_at) VALUES ('c', 't', 'old', 1, now() - interval '16 days'), ('c', 't', 'new', 1, now() - interval '14 days')`)
 			box := &inbox.Inbox{} // of no consumer in particular
 			prune(t, pool, box, 18000)
 			if n := db.Int(t, `SELECT count(*) FROM inbox`); n != 3000 {
 				t.Errorf("%d rows are left, want 3000", n)
 			}
-			if n := db.Int(t, `SELECT count(*) FROM inbox WHERE processed_at < now() - interval '7 days'`); n != 0 {
+			if n := db.Int(t, `SELECT count(*) FROM inbox WHERE processed_at < now() - interval '15 days'`); n != 0 {
 				t.Errorf("%d old rows are left", n)
 			}
 			if n := db.Int(t, `SELECT max(deleted) FROM batches`); n > 7000 {
@@ -83,7 +83,7 @@ func TestRetentionIsTheWindow(t *testing.T) {
 
 func TestPruneBesideConsumersAndOtherPruners(t *testing.T) {
 	db := newDatabase(t)
-	db.Exec(t, `INSERT INTO inbox (consumer, message_id, processed_at) SELECT 'mail', gen_random_uuid(), now() - interval '8 days' FROM generate_series(1, 20000)`)
+	db.Exec(t, `INSERT INTO inbox (consumer, message_id, processed_at) SELECT 'mail', gen_random_uuid(), now() - interval '16 days' FROM generate_series(1, 20000)`)
 	box := &inbox.Inbox{Consumer: "mail"}
 	var removed [3]int64
 	var group sync.WaitGroup
@@ -149,7 +149,7 @@ func TestPartitionedInbox(t *testing.T) {
 	if n := db.Int(t, `SELECT count(*) FROM inbox_today`); n != 1 {
 		t.Errorf("%d rows are in the partition of today, want 1", n)
 	}
-	db.Exec(t, `UPDATE inbox SET processed_at = now() - interval '8 days'`)
+	db.Exec(t, `UPDATE inbox SET processed_at = now() - interval '16 days'`)
 	prune(t, db.Pool, box, 2)
 	for _, want := range []bool{true, false} {
 		var claimed bool
@@ -176,7 +176,7 @@ func TestNamesAreQuoted(t *testing.T) {
 	result, err := box.Process(t.Context(), db.Pool, m, apply)
 	expectResult(t, "one", result, inbox.Duplicate, err)
 	table := pgx.Identifier{target.Schema, target.Table}.Sanitize()
-	db.Exec(t, `UPDATE `+table+` SET processed_at = now() - interval '8 days'`)
+	db.Exec(t, `UPDATE `+table+` SET processed_at = now() - interval '16 days'`)
 	prune(t, db.Pool, box, 1)
 }
 
@@ -185,7 +185,7 @@ func TestNamesAreQuoted(t *testing.T) {
 func TestPruneGoesOnBesideRowsThatStay(t *testing.T) {
 	db := newDatabase(t)
 	db.Exec(t, `INSERT INTO inbox (consumer, message_id, source_offset, processed_at)
-			SELECT 'mail', gen_random_uuid(), n, now() - interval '8 days' FROM generate_series(1, 20000) n`,
+			SELECT 'mail', gen_random_uuid(), n, now() - interval '16 days' FROM generate_series(1, 20000) n`,
 		`CREATE TABLE receipts (consumer text, message_id uuid, CONSTRAINT kept FOREIGN KEY (consumer, message_id) REFERENCES inbox)`,
 		`INSERT INTO receipts SELECT consumer, message_id FROM inbox WHERE source_offset IN (3, 4, 15000)`)
 	tx, err := db.Pool.Begin(t.Context())

@@ -197,15 +197,15 @@ func TestPruneCommand(t *testing.T) {
 func insertInbox(t *testing.T, db *pgtest.Database, file string) {
 	t.Helper()
 	execute(t, "migrate", "--only", "inbox", "--config", file).expect(t, 0, words{"applied: 1 inbox"}, nil)
-	db.Exec(t, `INSERT INTO inbox (consumer, message_id, processed_at) SELECT 'mail', gen_random_uuid(), now() - interval '8 days' FROM generate_series(1, 40)`,
-		`INSERT INTO inbox (consumer, message_id, processed_at) VALUES ('mail', gen_random_uuid(), now() - interval '6 days')`)
+	db.Exec(t, `INSERT INTO inbox (consumer, message_id, processed_at) SELECT 'mail', gen_random_uuid(), now() - interval '16 days' FROM generate_series(1, 40)`,
+		`INSERT INTO inbox (consumer, message_id, processed_at) VALUES ('mail', gen_random_uuid(), now() - interval '14 days')`)
 }
 
 func TestPruneInbox(t *testing.T) {
 	db := pgtest.NewOutbox(t)
 	file := configure(t, db)
 	insertInbox(t, db, file)
-	execute(t, "prune", "--config", file).expect(t, 0, words{"removed 0 published rows", "removed 40 inbox rows older than 168h0m0s"}, nil)
+	execute(t, "prune", "--config", file).expect(t, 0, words{"removed 0 published rows", "removed 40 inbox rows older than 360h0m0s"}, nil)
 	if n := db.Int(t, `SELECT count(*) FROM inbox`); n != 1 {
 		t.Errorf("%d inbox rows are left, want 1", n)
 	}

@@ -19,7 +19,7 @@ func Default() *Config {
 	return &Config{
 		Database:        Database{MaxConnections: 8},
 		Outbox:          source.Defaults(),
-		Inbox:           Inbox{Schema: "public", Table: "inbox", Retention: 7 * 24 * time.Hour},
+		Inbox:           Inbox{Schema: "public", Table: "inbox", Retention: 15 * 24 * time.Hour},
 		Failures:        delivery.Defaults(),
 		Headers:         sinks.StylePlain,
 		Source:          "/outbox",

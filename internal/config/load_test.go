@@ -102,7 +102,7 @@ func TestDefaultsOfTheContract(t *testing.T) {
 			Schema: "public", Table: "outbox", Mode: "poll", Ordering: "key", OnPublished: "mark", Retention: 24 * time.Hour,
 			BatchSize: 1000, Workers: 4, PollInterval: 100 * time.Millisecond, Notify: true, PublishTimeout: 30 * time.Second,
 		},
-		Inbox: Inbox{Schema: "public", Table: "inbox", Retention: 168 * time.Hour},
+		Inbox: Inbox{Schema: "public", Table: "inbox", Retention: 360 * time.Hour},
 		Sinks: map[string]Sink{"main": {Kafka: &kafkaSink}, "mail": {RabbitMQ: &rabbitSink}},
 		Routes: []route.Config{
 			{Match: route.Match{Topic: "a", Type: "*"}, Sink: "mail", Destination: "{topic}", OnFailure: "park"},
