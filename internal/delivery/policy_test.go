@@ -247,6 +247,28 @@ func TestRefusalThatCannotBeRecordedWaitsInMemory(t *testing.T) {
 	})
 }
 
+// A message that the database does not let go is told as parked, once, with the reason, and no other waits in memory.
+func TestMessageThatCannotGoIsToldAsParked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := newTable(100)
+		bad, behind, other := table.insert("orders", "a"), table.insert("orders", "a"), table.insert("orders", "b")
+		table.unrecorded = &source.UnrecordedError{
+			Err: errors.New("a row"), Rows: map[int64]error{}, Kept: map[int64]error{bad: errors.New("violates foreign key constraint invoices_event_fk")},
+		}
+		r := start(t, table, func(o *Options, r *relay) {
+			o.Failures.Policy = DeadLetter
+			r.main.refuse = refuseIDs(errTooLarge, bad, other)
+		})
+		time.Sleep(5 * time.Second)
+		expect(t, "pending", table.pending(), of(bad, behind))
+		expect(t, "parked", table.held()[bad].Parked, true)
+		expect(t, "dead letters", table.dead, of(other))
+		expect(t, "lines", len(r.journal.having("WARN a message is parked", fmt.Sprint("id=", bad), "invoices_event_fk")), 1)
+		expect(t, "lines of moves", len(r.journal.having("moved to the dead letters")), 1)
+		expect(t, "lines of others", len(r.journal.having("could not be recorded")), 0)
+	})
+}
+
 // Claims of held back messages fail, and the others do not: a privilege on their
 // table is missing, say.
 func TestHeldBackMessagesThatCannotBeClaimedHinderNobody(t *testing.T) {

@@ -3,6 +3,8 @@ package delivery
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/outboxrelay/relay/internal/source"
@@ -28,7 +30,12 @@ func (p *pipeline) settle(ctx context.Context, d *delivery) {
 		p.unsettled(err, published.total())
 	}
 	for i := range reports {
-		p.tell(&reports[i], settled, unrecorded == nil)
+		r := &reports[i]
+		if unrecorded != nil && unrecorded.Kept[r.id] != nil {
+			r.outcome.Verdict = source.Parked
+			r.err = fmt.Errorf("%w; %w", r.err, unrecorded.Kept[r.id])
+		}
+		p.tell(r, settled, !unrecorded.Lost(r.id))
 	}
 	if !settled {
 		return
@@ -52,15 +59,19 @@ func (p *pipeline) unsettled(err error, published int) {
 }
 
 // unrecorded makes refused messages wait in memory that could not be recorded.
-func (p *pipeline) unrecorded(err error, reports []report) {
+func (p *pipeline) unrecorded(err *source.UnrecordedError, reports []report) {
+	reports = slices.DeleteFunc(reports, func(r report) bool {
+		return !err.Lost(r.id) || !r.changed() || r.outcome.Verdict == source.Published
+	})
+	if len(reports) == 0 && len(err.Kept) > 0 {
+		return
+	}
 	p.Logger.Error("refused messages could not be recorded; their keys wait in this relay's memory and are tried again",
 		"error", err, "remedy", source.Explain(err).Remedy)
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	for i := range reports {
 		r := &reports[i]
-		if r.changed() && r.outcome.Verdict != source.Published {
-			p.breakers.open(time.Now(), scope{topic: r.topic, key: r.key, id: r.id, everything: p.TotalOrder}, r.outcome.Reason, p.Failures.Backoff)
-		}
+		p.breakers.open(time.Now(), scope{topic: r.topic, key: r.key, id: r.id, everything: p.TotalOrder}, r.outcome.Reason, p.Failures.Backoff)
 	}
 }

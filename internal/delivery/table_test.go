@@ -328,7 +328,11 @@ func (b *memoryBatch) Settle(ctx context.Context, outcomes []source.Outcome) err
 		}
 		if b.table.unrecorded != nil && o.Verdict != source.Published && o.Verdict != source.GivenBack {
 			err = b.table.unrecorded
-			continue
+			if unrecorded, ok := errors.AsType[*source.UnrecordedError](err); !ok || unrecorded.Lost(r.message.Sequence) {
+				continue
+			} else if unrecorded.Kept[r.message.Sequence] != nil {
+				o.Verdict = source.Parked
+			}
 		}
 		b.table.settle(r, o)
 	}

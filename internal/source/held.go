@@ -384,19 +384,29 @@ func (e *entryChanges) add(batch *pgconn.Batch, s *statements) {
 
 // fix makes the changes, and commits them where the batch has no message whose
 // settling would.
-func (c *Claimer) fix(ctx context.Context, pg *pgconn.PgConn, changes entryChanges, commit bool) error {
-	batch := &pgconn.Batch{}
-	changes.add(batch, &c.statements)
-	if commit {
-		batch.ExecParams(`COMMIT`, nil, nil, nil, nil)
+func (c *Claimer) fix(ctx context.Context, pg *pgconn.PgConn, fixes entryChanges, commit bool) error {
+	all := changes{entryChanges: fixes}
+	var changed int64
+	var refused *UnrecordedError
+	if !all.none() {
+		var err error
+		if changed, refused, err = recordAll(ctx, pg, &c.statements, true, &all); err != nil {
+			return err
+		}
+		if refused != nil && refused.Rows == nil { // it is not about an entry
+			return refused.Err
+		}
 	}
-	results, err := pg.ExecBatch(ctx, batch).ReadAll()
-	if err != nil {
+	if !commit {
+		return nil
+	}
+	if _, err := commitWith(ctx, pg, &pgconn.Batch{}); err != nil {
 		return err
 	}
 	switch {
-	case !commit:
-	case affected(results) > 0:
+	case refused != nil:
+		return refused.Err
+	case changed > 0:
 		c.agenda.goOn(true) // there may be as many behind these
 	default:
 		c.agenda.add(time.Now()) // ask again

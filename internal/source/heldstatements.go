@@ -219,11 +219,11 @@ WHERE p.id IN (SELECT id FROM left_over) AND (SELECT count(*) FROM gone) IS NOT 
 	// dropSQL deletes rows that are given up.
 	dropSQL = `DELETE FROM {outbox} o WHERE o.id = ANY ($1::bigint[])`
 
-	savepointSQL = `SAVEPOINT published`
+	savepointSQL   = `SAVEPOINT published`
+	toSavepointSQL = `ROLLBACK TO SAVEPOINT published`
 	// recordWaitSQL bounds the wait for an entry that an operator's transaction
 	// holds, so that it does not take the marks of what was published with it.
-	recordWaitSQL  = `SET LOCAL lock_timeout = '2s'`
-	toSavepointSQL = `ROLLBACK TO SAVEPOINT published`
+	recordWaitSQL = `SET LOCAL lock_timeout = '2s'`
 
 	// postponeSQL lets entries wait for so many seconds.
 	postponeSQL = `

@@ -92,6 +92,12 @@ func explainCode(err *pgconn.PgError) (Problem, bool) {
 		return Problem{"statement_timeout", "the server ended a statement that took long: ALTER ROLE … SET statement_timeout = 0 for the relay's role, and look for what makes it slow"}, true
 	case "22021", "22P05":
 		return Problem{"encoding", "a row holds text that is not valid in the database's encoding, or that UTF-8 does not have: correct the row"}, true
+	case "23503", "23001":
+		if err.ConstraintName != "" {
+			return Problem{"foreign_key", foreignKeyRemedy(pgx.Identifier{err.SchemaName, err.TableName}.Sanitize(), err.ConstraintName)}, true
+		}
+	case "P0001":
+		return Problem{"trigger", "let the trigger that raises this pass the relay's changes"}, true
 	case "08P01":
 		return Problem{"protocol", "a pooler refused a startup parameter; remove it from database.url"}, true
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -78,8 +77,13 @@ func (e *KeptError) Remedy() string {
 	if e.Constraint == "" {
 		return "let the trigger that refuses pass published rows, or set outbox.retention: 0 to keep them"
 	}
+	return foreignKeyRemedy(e.Referencing, e.Constraint)
+}
+
+// foreignKeyRemedy says what to do about a foreign key that keeps rows in the outbox, given the table that it is of, quoted.
+func foreignKeyRemedy(table, constraint string) string {
 	return fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT %s and keep the message_id there instead, or make it ON DELETE CASCADE or SET NULL",
-		e.Referencing, pgx.Identifier{e.Constraint}.Sanitize())
+		table, pgx.Identifier{constraint}.Sanitize())
 }
 
 // Prune makes one pass and returns how many rows it deleted, also beside an
@@ -209,7 +213,7 @@ func (p *prunePass) deleteBatch(ctx context.Context, ids []int64) error {
 		return err
 	case (pgErr.Code == "55P03" || pgErr.Code == "40P01") && p.busy < pruneBusy: // lock_not_available, deadlock_detected
 		p.busy++
-	case !refusesRow(pgErr.Code):
+	case !refusesRow(pgErr):
 		return err
 	case len(ids) > 1:
 		half := len(ids) / 2
@@ -223,9 +227,19 @@ func (p *prunePass) deleteBatch(ctx context.Context, ids []int64) error {
 	return nil
 }
 
-// refusesRow reports whether an error is about what a row is, so that other rows
-// may pass: a constraint, or a trigger that raises an exception.
-func refusesRow(code string) bool { return strings.HasPrefix(code, "23") || code == "P0001" }
+// refusesRow reports whether an error may be about what a row is, so that other rows
+// may pass: a constraint, data that a column does not take, or a trigger that raises an exception, of any class
+// that is not about the server, the transaction or what the statement says.
+func refusesRow(err *pgconn.PgError) bool {
+	if err.Code == "42501" { // a policy of row level security, or a missing privilege
+		return err.Routine == "ExecWithCheckOptions"
+	}
+	switch class := err.Code[:min(2, len(err.Code))]; class {
+	case "08", "0A", "25", "26", "28", "2D", "3B", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "HV", "XX", "":
+		return false
+	}
+	return true
+}
 
 func (p *prunePass) refuse(id int64, err *pgconn.PgError) {
 	p.refused[id] = struct{}{}

@@ -5,20 +5,36 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/outboxrelay/relay/sinks"
 )
 
 // maxError bounds the error that an entry or a dead letter keeps, in bytes.
 const maxError = 4 << 10
 
-// UnrecordedError says that what was published is recorded, and that it could
-// not be recorded which messages were refused: they will be tried again at once.
+// UnrecordedError says that what was published is recorded, and that what became of refused messages
+// could not be recorded as it was asked for.
 type UnrecordedError struct {
 	Err error
+	// Rows are the messages of which nothing is recorded, by their ids: they will be tried again
+	// at once. Nil: all that were refused but those in Kept.
+	Rows map[int64]error
+	// Kept are messages that the database did not let go, each with the reason. They are parked instead.
+	Kept map[int64]error
+}
+
+// Lost reports whether nothing is recorded of a refused message.
+func (e *UnrecordedError) Lost(id int64) bool {
+	if e == nil {
+		return false
+	}
+	if e.Rows != nil {
+		return e.Rows[id] != nil
+	}
+	return e.Kept[id] == nil
 }
 
 // Error implements error.
@@ -104,7 +120,7 @@ func (b *rowBatch) settle(ctx context.Context, changes *changes) error {
 		preparedOn(pg).add(batch, b.claimer.settle, [][]byte{idArray(b.ids)}, nil)
 		marks = 1
 	}
-	var unrecorded error
+	var unrecorded *UnrecordedError
 	var marked int64
 	if changes.none() {
 		results, err := commitWith(ctx, pg, batch)
@@ -113,21 +129,19 @@ func (b *rowBatch) settle(ctx context.Context, changes *changes) error {
 		}
 		marked = affected(results[:marks])
 	} else {
-		// A savepoint, so that a missing privilege on the tables of failures, say,
+		// Behind a savepoint, so that a missing privilege on the tables of failures, say,
 		// does not take back the marks of what was published.
-		batch.ExecParams(savepointSQL, nil, nil, nil, nil)
 		batch.ExecParams(recordWaitSQL, nil, nil, nil, nil)
 		results, err := pg.ExecBatch(ctx, batch).ReadAll()
 		if err != nil {
 			return fmt.Errorf("mark %d rows of %s: %w", len(b.ids), b.claimer.table.outbox, err)
 		}
 		marked = affected(results[:marks])
-		end := &pgconn.Batch{}
-		if unrecorded = changes.record(ctx, pg, &b.statements); unrecorded != nil {
-			end.ExecParams(toSavepointSQL, nil, nil, nil, nil)
+		if _, unrecorded, err = recordAll(ctx, pg, &b.statements, b.held != nil, changes); err == nil {
+			_, err = commitWith(ctx, pg, &pgconn.Batch{})
 		}
-		if _, err := commitWith(ctx, pg, end); err != nil {
-			return fmt.Errorf("mark %d rows of %s: %w", len(b.ids), b.claimer.table.outbox, errors.Join(err, unrecorded))
+		if err != nil {
+			return fmt.Errorf("mark %d rows of %s: %w", len(b.ids), b.claimer.table.outbox, err)
 		}
 	}
 	if next, any := changes.next(time.Now()); any || b.held != nil {
@@ -138,7 +152,8 @@ func (b *rowBatch) settle(ctx context.Context, changes *changes) error {
 		return fmt.Errorf("mark rows of %s: %w", b.claimer.table.outbox, hinderedError(marked, len(b.ids)))
 	}
 	if unrecorded != nil {
-		return &UnrecordedError{Err: fmt.Errorf("record refused messages of %s: %w", b.claimer.table.outbox, unrecorded)}
+		unrecorded.Err = fmt.Errorf("record refused messages of %s: %w", b.claimer.table.outbox, unrecorded.Err)
+		return unrecorded
 	}
 	return nil
 }
@@ -164,110 +179,12 @@ func commitWith(ctx context.Context, pg *pgconn.PgConn, batch *pgconn.Batch) ([]
 	return results, nil
 }
 
-// refusals are the parameters of a statement about refused rows.
-type refusals struct {
-	ids, rows       []int64
-	states          []string
-	attempts        []int
-	reasons, errors []string
-	pauses          []time.Duration
-}
-
-// add takes over a refused row and its entry; they are the same where there is
-// no entry yet.
-func (r *refusals) add(entry, row int64, o *Outcome) {
-	state := stateRetrying
-	if o.Verdict == Parked {
-		state = stateParked
+// entryID is the id of a message's entry; one that has none yet gets its own.
+func entryID(e *entry, m *sinks.Message) int64 {
+	if e == nil {
+		return m.Sequence
 	}
-	r.ids, r.rows = append(r.ids, entry), append(r.rows, row)
-	r.states = append(r.states, state)
-	r.attempts = append(r.attempts, o.Attempts)
-	r.reasons = append(r.reasons, storable(o.Reason))
-	r.errors = append(r.errors, storable(o.Error))
-	r.pauses = append(r.pauses, o.RetryIn)
-}
-
-func (r *refusals) parameters() [][]byte {
-	return [][]byte{idArray(r.ids), textArray(r.states), intArray(r.attempts), textArray(r.reasons), textArray(r.errors), secondsArray(r.pauses)}
-}
-
-// storable returns what a text column takes of a text.
-func storable(text string) string {
-	if len(text) > maxError {
-		text = text[:maxError]
-	}
-	return strings.ReplaceAll(strings.ToValidUTF8(text, "�"), "\x00", "�")
-}
-
-// changes are what a batch's outcomes ask for besides marking what was
-// published.
-type changes struct {
-	entryChanges
-	parked, failed, dead refusals
-	dropped              []int64
-}
-
-func (c *changes) none() bool {
-	return len(c.parked.ids)+len(c.failed.ids)+len(c.dead.ids)+len(c.dropped)+
-		len(c.drain)+len(c.forget)+len(c.release)+len(c.postponed) == 0
-}
-
-// next is when the first entry is due that changed.
-func (c *changes) next(now time.Time) (next time.Time, any bool) {
-	any = len(c.drain)+len(c.parked.ids)+len(c.failed.ids)+len(c.postponed) > 0
-	if len(c.drain) > 0 {
-		return now, any
-	}
-	var least time.Duration
-	first := true
-	for _, pauses := range [][]time.Duration{c.parked.pauses, c.failed.pauses, c.pauses} {
-		for _, pause := range pauses {
-			if first || pause < least {
-				least, first = pause, false
-			}
-		}
-	}
-	return now.Add(least), any
-}
-
-// record writes the changes down.
-func (c *changes) record(ctx context.Context, pg *pgconn.PgConn, s *statements) error {
-	batch := &pgconn.Batch{}
-	type expectation struct {
-		what            string
-		statement, rows int
-	}
-	var expected []expectation
-	statement := 0
-	run := func(what, sql string, rows int, parameters ...[]byte) {
-		if rows == 0 {
-			return
-		}
-		batch.ExecParams(s.expand(sql, "", ""), parameters, nil, nil, nil)
-		expected = append(expected, expectation{what, statement, rows})
-		statement++
-	}
-	run("parked", parkSQL, len(c.parked.ids), c.parked.parameters()...)
-	if !slices.Equal(c.failed.ids, c.failed.rows) {
-		batch.ExecParams(s.expand(absorbSQL, "", ""), [][]byte{idArray(c.failed.ids), idArray(c.failed.rows)}, nil, nil, nil)
-		statement++
-	}
-	run("parked", failSQL, len(c.failed.ids), append(c.failed.parameters(), idArray(c.failed.rows))...)
-	run("moved to the dead letters", buryHeldSQL, len(c.dead.ids), idArray(c.dead.rows), intArray(c.dead.attempts), textArray(c.dead.reasons), textArray(c.dead.errors))
-	run("deleted", dropSQL, len(c.dropped), idArray(c.dropped))
-	c.add(batch, s)
-	results, err := pg.ExecBatch(ctx, batch).ReadAll()
-	if err != nil {
-		return err
-	}
-	for _, e := range expected {
-		if n := results[e.statement].CommandTag.RowsAffected(); n != int64(e.rows) {
-			return fmt.Errorf("%s of %d refused rows could be %s: a trigger, a rule or row level security hinders the others",
-				strconv.FormatInt(n, 10), e.rows, e.what)
-		}
-	}
-	return nil
+	return e.id
 }
 
 // changes sorts the messages by what became of them, those that were published
@@ -304,9 +221,9 @@ func (b *rowBatch) changes(outcomes []Outcome) (c changes) {
 		case Published:
 			b.ids = append(b.ids, m.Sequence)
 		case Dead:
-			c.dead.add(m.Sequence, m.Sequence, &o)
+			c.dead.add(entryID(e, m), m.Sequence, &o)
 		case Dropped:
-			c.dropped = append(c.dropped, m.Sequence)
+			c.dropped.add(entryID(e, m), m.Sequence, &o)
 		case Retrying, Parked:
 			if e == nil {
 				c.parked.add(m.Sequence, m.Sequence, &o)
