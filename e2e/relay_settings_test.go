@@ -71,6 +71,8 @@ func TestSettingsOfTheRole(t *testing.T) {
 					way = "flushes the server's log after each claim"
 				}
 				url := strings.Replace(stage.Database.URL, "postgres@", role+"@", 1)
+				expect(t, stage.Relay(nil).Command("migrate", "--only", "inbox"), 0, "")
+				stage.Database.Exec(t, `GRANT SELECT, DELETE ON inbox, inbox_order TO `+role)
 				settings := scenario.Settings{"database.url": url, "log.level": "info", "outbox.retention": "1h"}
 				if pooled {
 					settings["database.url"] = strings.Replace(bouncerFor(t, stage.Database, role).URL(stage.Database.Name), "postgres@", role+"@", 1)
@@ -84,10 +86,11 @@ func TestSettingsOfTheRole(t *testing.T) {
 					time.Sleep(1500 * time.Millisecond) // past the bounds
 				}
 				stage.Database.Exec(t, `INSERT INTO outbox (topic, published_at) VALUES ('old', '2001-02-03')`)
+				stage.Database.Exec(t, `INSERT INTO inbox (consumer, message_id, processed_at) VALUES ('old', gen_random_uuid(), '2001-02-03')`)
 				for _, command := range []string{"status", "parked list", "dead list", "replay --topic t --dry-run"} {
 					expect(t, relay.Command(strings.Fields(command)...), 0, "")
 				}
-				expect(t, relay.Command("prune"), 0, "removed 1 ")
+				expect(t, relay.Command("prune"), 0, "removed 1 inbox rows")
 				relay.Stop()
 				if bad := append(lines(relay.Log(), "level=WARN"), lines(relay.Log(), "level=ERROR")...); len(bad) > 0 {
 					t.Errorf("it complains: %q", bad)

@@ -143,12 +143,28 @@ type prunePass struct {
 	waits         int
 }
 
+// exec runs a statement that writes, also where transactions are read-only by default: only BEGIN can say
+// otherwise behind a pooler.
+func (p *prunePass) exec(ctx context.Context, statement string, arguments ...any) (tag pgconn.CommandTag, err error) {
+	db, ok := p.db.(interface {
+		BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error)
+	})
+	if !ok {
+		return p.db.Exec(ctx, statement, arguments...)
+	}
+	err = pgx.BeginTxFunc(ctx, db, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+		tag, err = tx.Exec(ctx, statement, arguments...)
+		return err
+	})
+	return tag, err
+}
+
 // blocks deletes what is old in a range of blocks, at once or, where something is
 // in the way, in halves, down to one row.
 func (p *prunePass) blocks(ctx context.Context, first, end int64) error {
 	// The places of a block count from 1.
 	after, until := fmt.Sprintf("(%d,0)", first), fmt.Sprintf("(%d,0)", end)
-	tag, err := p.db.Exec(ctx, fmt.Sprintf(pruneSQL, p.table, p.column), after, until, p.retention)
+	tag, err := p.exec(ctx, fmt.Sprintf(pruneSQL, p.table, p.column), after, until, p.retention)
 	if err == nil {
 		p.deleted += tag.RowsAffected()
 		return nil
@@ -182,7 +198,7 @@ func (p *prunePass) rows(ctx context.Context, after, until string) error {
 		return err
 	}
 	for _, place := range places {
-		tag, err := p.db.Exec(ctx, fmt.Sprintf(pruneRowSQL, p.table, p.column), place, p.retention)
+		tag, err := p.exec(ctx, fmt.Sprintf(pruneRowSQL, p.table, p.column), place, p.retention)
 		if err == nil {
 			p.deleted += tag.RowsAffected()
 			continue
