@@ -161,7 +161,7 @@ func (p *pipeline) claimAll(ctx, publishing context.Context) {
 		case ctx.Err() != nil && err != nil: // stopping is not the database's failure
 			err = nil
 		case err != nil && source.IsTransient(err):
-			p.Logger.Debug("claim again", "reason", err)
+			p.again(err)
 			wait = busyPause
 		case err != nil:
 			failures++
@@ -192,6 +192,16 @@ func (p *pipeline) claimAll(ctx, publishing context.Context) {
 			return
 		}
 	}
+}
+
+// again reports why a claim is made again at once.
+func (p *pipeline) again(err error) {
+	if text, ok := errors.AsType[*source.TextError](err); ok {
+		p.Logger.Warn("messages are parked whose text cannot be converted to UTF-8; their keys wait until the rows are corrected, others go on",
+			"ids", text.IDs, "reason", "encoding", "error", err, "remedy", source.Explain(err).Remedy)
+		return
+	}
+	p.Logger.Debug("claim again", "reason", err)
 }
 
 // start publishes and settles a batch in a goroutine that gives the slot back.
@@ -253,7 +263,11 @@ func (p *pipeline) claim(ctx context.Context) (c claimed, wait time.Duration, er
 	if any && p.turns.held(now, due) {
 		began := time.Now()
 		c.batch, heldErr = p.source.ClaimHeld(ctx, exclusion)
-		if heldErr != nil {
+		if heldErr != nil && source.IsTransient(heldErr) {
+			p.again(heldErr)
+			heldErr = nil
+			p.turns.claimed(time.Now(), false)
+		} else if heldErr != nil {
 			p.turns.failed(began, time.Now())
 		} else {
 			p.turns.claimed(time.Now(), c.batch != nil)

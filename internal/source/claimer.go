@@ -112,7 +112,9 @@ type Claimer struct {
 	// agenda is when the first of the held back rows is due.
 	agenda    agenda
 	unsettled unsettled
-	barrier   *Barrier
+	// text and heldText are whether claims meet text that cannot be converted to UTF-8.
+	text, heldText textDoubt
+	barrier        *Barrier
 	// excluded is what floors know of what is left out.
 	excluded struct{ caller, locked, unsettled uint64 }
 	// idle: the last claim got no shard.
@@ -198,30 +200,42 @@ func (c *Claimer) Notified() { c.notified.Store(true) }
 // other Claimer gets rows of its keys (ordering none: no other rows of it).
 // All of its rows are committed and flushed to disk.
 func (c *Claimer) Claim(ctx context.Context, exclude Exclusion) (Batch, error) {
-	return c.onConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) (*rowBatch, error) {
+	batch, err := c.onConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) (*rowBatch, error) {
 		return c.claim(ctx, conn, exclude)
 	})
+	return batch, c.text.failed(err)
 }
 
 // ClaimNamed is Claim for the rows with these ids, as far as they are pending and nothing holds them
 // back but an exclusion: it tries whether what is left out can be published again.
 func (c *Claimer) ClaimNamed(ctx context.Context, ids []int64) (Batch, error) {
-	return c.onConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) (*rowBatch, error) {
+	batch, err := c.onConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) (*rowBatch, error) {
 		if err := c.prepare(ctx, conn.Conn().PgConn()); err != nil {
 			return nil, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
 		}
-		batch := c.newBatch(conn, Exclusion{})
-		parameters := [][]byte{[]byte(c.lockClass), idArray(ids)}
-		if c.lockClass != c.ownClass && c.options.Ordering != OrderNone {
-			parameters = append(parameters, []byte(c.ownClass))
-		}
-		read := c.claims.named
-		if c.around {
-			read = c.claims.namedAround
-		}
-		_, err := c.take(ctx, batch, c.claims.lockNamed, parameters, read, &offered{ids: ids}, walkedRows)
-		return c.taken(batch, err)
+		return c.claimNamed(ctx, conn, Exclusion{}, ids)
 	})
+	return batch, c.text.failed(err)
+}
+
+// claimNamed leaves conn to the batch that it returns, and to its caller otherwise.
+func (c *Claimer) claimNamed(ctx context.Context, conn *pgxpool.Conn, exclude Exclusion, ids []int64) (*rowBatch, error) {
+	batch := c.newBatch(conn, exclude)
+	read := c.claims.named
+	if c.around {
+		read = c.claims.namedAround
+	}
+	_, err := c.take(ctx, batch, c.claims.lockNamed, c.namedParameters(ids), read, &offered{ids: ids}, walkedRows)
+	return c.taken(batch, err)
+}
+
+// namedParameters are those of the statement that locks the shards of some rows.
+func (c *Claimer) namedParameters(ids []int64) [][]byte {
+	parameters := [][]byte{[]byte(c.lockClass), idArray(ids)}
+	if c.lockClass != c.ownClass && c.options.Ordering != OrderNone {
+		parameters = append(parameters, []byte(c.ownClass))
+	}
+	return parameters
 }
 
 // onConn runs a claim on a connection of the pool, which the batch keeps.
@@ -298,6 +312,13 @@ func (c *Claimer) claim(ctx context.Context, conn *pgxpool.Conn, exclude Exclusi
 	}
 	if err := c.look(ctx, pg, &exclude); err != nil {
 		return nil, err
+	}
+	if c.text.now {
+		if before, err := c.rejectText(ctx, pg); err != nil {
+			return nil, fmt.Errorf("claim from %s: %w", c.statements.outbox, err)
+		} else if len(before) > 0 {
+			return c.claimNamed(ctx, conn, exclude, before)
+		}
 	}
 	walk, thorough := c.reach(time.Now())
 	probe := c.idle && c.options.Ordering != OrderNone || c.delayed.never()
@@ -388,7 +409,8 @@ func (c *Claimer) leaveOut(batch *rowBatch) {
 
 // IsTransient reports whether err is part of normal work: claim again at once.
 func IsTransient(err error) bool {
-	return errors.Is(err, errRowLocked) || errors.Is(err, errPassed) || errors.Is(err, errMigrated) || errors.Is(err, errNoConnection)
+	return errors.Is(err, errRowLocked) || errors.Is(err, errPassed) || errors.Is(err, errMigrated) || errors.Is(err, errNoConnection) ||
+		errors.Is(err, errText) || isTextFound(err)
 }
 
 // release gives the connection back, its transaction rolled back. A connection

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outboxrelay/relay/internal/pgtest"
+	"github.com/outboxrelay/relay/internal/route/pattern"
 	"github.com/outboxrelay/relay/internal/source"
 )
 
@@ -129,5 +130,24 @@ func TestTextThatIsNoUTF8(t *testing.T) {
 	})
 	if _, err := source.NewEstimator(poolOf(t, db.URL, role, nil), "public", "outbox").Estimate(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// Nor do they hinder the others where topics are compared as bytes.
+func TestFilterOfTextThatIsNoUTF8(t *testing.T) {
+	db := newOutboxIn(t, "SQL_ASCII")
+	db.Exec(t, `SET client_encoding = SQL_ASCII`, `INSERT INTO outbox (topic) VALUES (E'bad\xff'), ('t'), ('grüße')`, `RESET client_encoding`)
+	for glob, want := range map[string]int{"?": 1, "grü*": 1, "grüße": 1, "bad*": 1} {
+		compiled, err := pattern.ParseGlob(glob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := claimer(poolOf(t, db.URL, "postgres", nil), func(o *source.Options) {
+			o.Pipeline, o.Filter = glob, func(topic, _ string) string { return compiled.SQL(topic) }
+		})
+		t.Cleanup(c.Close)
+		batch := claim(t, c, source.Exclusion{})
+		expect(t, "messages for "+glob, len(sequences(batch)), want)
+		batch.Release()
 	}
 }

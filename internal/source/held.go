@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strconv"
 	"sync"
 	"time"
@@ -86,6 +87,12 @@ func (h *heldBatch) of(m *sinks.Message) (e *entry, head bool) {
 	return h.keys[Key{Topic: m.Topic, Key: string(m.Key)}], false
 }
 
+// only leaves out all entries but one that drains.
+func (h *heldBatch) only(id int64) {
+	clear(h.heads)
+	maps.DeleteFunc(h.keys, func(_ Key, e *entry) bool { return e.id != id })
+}
+
 func (h *heldBatch) failures(m *sinks.Message) Failures {
 	if e, head := h.of(m); head {
 		return Failures{Attempts: e.attempts, Parked: e.state == stateParked}
@@ -165,7 +172,7 @@ func (c *Claimer) ClaimHeld(ctx context.Context, exclude Exclusion) (Batch, erro
 	batch, err := c.onConn(ctx, func(ctx context.Context, conn *pgxpool.Conn) (*rowBatch, error) {
 		return c.claimHeld(ctx, conn, exclude)
 	})
-	if err != nil {
+	if err = c.heldText.failed(err); err != nil {
 		return nil, fmt.Errorf("claim from %s: %w", c.statements.parked, err)
 	}
 	return batch, nil
@@ -182,8 +189,14 @@ func (c *Claimer) claimHeld(ctx context.Context, conn *pgxpool.Conn, exclude Exc
 	if err != nil || len(ids) == 0 {
 		return nil, err
 	}
+	doubt := c.heldText.now
+	if doubt {
+		if err := c.rejectHeldText(ctx, pg, ids); err != nil {
+			return nil, err
+		}
+	}
 	batch := c.newBatch(conn, exclude)
-	fixes, err := c.readHeld(ctx, batch, ids)
+	fixes, err := c.readHeld(ctx, batch, ids, doubt)
 	if err == nil {
 		err = c.fix(ctx, pg, fixes, len(batch.messages) == 0)
 	}
@@ -228,8 +241,8 @@ func (c *Claimer) lockHeld(ctx context.Context, pg *pgconn.PgConn) ([]int64, err
 }
 
 // readHeld fills the batch, and returns what to do about entries that have
-// nothing to publish.
-func (c *Claimer) readHeld(ctx context.Context, batch *rowBatch, ids []int64) (fixes entryChanges, err error) {
+// nothing to publish. Where text is in doubt it looks for rows that cannot be read first.
+func (c *Claimer) readHeld(ctx context.Context, batch *rowBatch, ids []int64, doubt bool) (fixes entryChanges, err error) {
 	pg := batch.conn.Conn().PgConn()
 	result := preparedOn(pg).query(ctx, pg, c.held.entries, [][]byte{idArray(ids)})
 	if result.Err != nil {
@@ -261,10 +274,21 @@ func (c *Claimer) readHeld(ctx context.Context, batch *rowBatch, ids []int64) (f
 	}
 	// There are no more entries than a batch has rows, so that each shard gets one.
 	perShard := (c.options.BatchSize - len(heads)) / max(len(shards), 1)
-	if err := c.fill(ctx, batch, c.held.read, [][]byte{
-		idArray(heads), idArray(drained), []byte(strconv.Itoa(perShard)),
-		[]byte(strconv.Itoa(c.options.BatchSize)), []byte(strconv.Itoa(claimBytes)),
-	}); err != nil {
+	parameters := func(perShard, rows int) [][]byte {
+		return [][]byte{idArray(heads), idArray(drained), itoa(perShard), itoa(rows), itoa(claimBytes)}
+	}
+	rows := c.options.BatchSize
+	if doubt {
+		entry, before, err := c.rejectRowsOfEntries(ctx, pg, held, parameters(perShard, rows), drained)
+		if err != nil {
+			return fixes, err
+		}
+		if before > 0 { // up to the first row that cannot be read, of this key alone
+			held.only(entry)
+			heads, drained, perShard, rows = nil, []int64{entry}, before, before
+		}
+	}
+	if err := c.fill(ctx, batch, c.held.read, parameters(perShard, rows)); err != nil {
 		return fixes, err
 	}
 	c.sift(batch, perShard, &fixes)
@@ -349,7 +373,7 @@ func scanEntry(row [][]byte) (*entry, error) {
 	}
 	return &entry{
 		id: id, state: string(row[1]), attempts: attempts, shard: shard,
-		key: Key{Topic: string(row[3]), Key: string(row[4])}, keyed: row[4] != nil,
+		key: Key{Topic: string(row[3]), Key: string(row[4])}, keyed: string(row[6]) == "t",
 	}, nil
 }
 

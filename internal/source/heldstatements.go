@@ -85,9 +85,11 @@ WHERE h.next_retry_at <= now()
            ELSE false END`
 
 	// entriesSQL reads the entries in $1 when their shards are locked, and locks
-	// them against operators.
+	// them against operators. A key that UTF-8 does not have may be read of no entry but one that drains.
 	entriesSQL = `
-SELECT p.id, p.state, p.attempts, p.topic, p.key, coalesce(` + parkedHashSQL + `, p.id) & 63 FROM {parked} p
+SELECT p.id, p.state, p.attempts, CASE WHEN p.state = 'draining' THEN p.topic END, CASE WHEN p.state = 'draining' THEN p.key END,
+       coalesce(` + parkedHashSQL + `, p.id) & 63, p.key IS NOT NULL
+FROM {parked} p
 WHERE p.id = ANY ($1::bigint[]) AND p.next_retry_at <= now()
 FOR UPDATE SKIP LOCKED`
 
@@ -233,7 +235,11 @@ WHERE p.id = u.id`
 )
 
 // heldStatements are the statements of one claim of held back messages.
-type heldStatements struct{ lock, entries, read string }
+type heldStatements struct {
+	lock, entries, read string
+	// ids is read for the ids of the rows alone.
+	ids string
+}
 
 func (s statements) held(ordering Ordering) heldStatements {
 	lock, try := lockHeldKeySQL, tryShardSQL
@@ -254,11 +260,14 @@ func (s statements) held(ordering Ordering) heldStatements {
 	expand := func(sql string) string {
 		return s.expand(strings.NewReplacer("{mine}", s.mine(), "{others}", s.others("o.topic", "o.type"), "{try}", try).Replace(sql), "", "")
 	}
-	return heldStatements{
+	h := heldStatements{
 		lock:    expand(lock),
 		entries: expand(entriesSQL),
 		read:    expand(strings.ReplaceAll(heldReadSQL, "{rows}", rows)),
 	}
+	s.hasJSON = false // its text may be what cannot be converted
+	h.ids = expand(`SELECT r.id FROM (` + strings.ReplaceAll(heldReadSQL, "{rows}", rows) + `) r ORDER BY r.id`)
+	return h
 }
 
 // mine keeps entries of other pipelines out. Where the type decides, what waits behind

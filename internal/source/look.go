@@ -24,7 +24,8 @@ func (c *Claimer) look(ctx context.Context, conn *pgconn.PgConn, exclude *Exclus
 		return nil
 	}
 	err := c.answer(ctx, conn, exclude, &q)
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "57014" { // query_canceled
+	// What cannot be converted is met by a claim, and a smaller look ends before it.
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && (pgErr.Code == "57014" || isTextError(err)) { // query_canceled
 		c.floors.failed(time.Now(), &q)
 		return nil
 	}

@@ -20,7 +20,7 @@ func (g *Glob) SQL(column string) string {
 	case g.hasClass():
 		// Of the text's UTF-8 in hexadecimal: characters as such would depend on
 		// the database's encoding. LIKE sorts out most texts for a tenth of the cost.
-		match := "encode(convert_to(" + column + ", 'UTF8'), 'hex') ~ " + Quote(g.hexRegexp())
+		match := "encode(" + bytesOf(column) + ", 'hex') ~ " + Quote(g.hexRegexp())
 		if like := g.like(); like != "%" && IsASCII(like) {
 			return "(" + column + ` COLLATE "C" LIKE ` + Quote(like) + " AND " + match + ")"
 		}
@@ -33,9 +33,15 @@ func (g *Glob) SQL(column string) string {
 	case g.isLiteral:
 		// The database's encoding may lack a character, which is an error in a
 		// constant of type text.
-		return "convert_to(" + column + ", 'UTF8') = " + quoteBytes(g.literal)
+		return bytesOf(column) + " = " + quoteBytes(g.literal)
 	}
-	return "convert_to(" + column + ", 'UTF8') LIKE " + quoteBytes(g.like())
+	return bytesOf(column) + " LIKE " + quoteBytes(g.like())
+}
+
+// bytesOf is the text in UTF-8, as SQL. A database in SQL_ASCII does not know what its bytes are, and one row with
+// other bytes would be an error for the whole statement.
+func bytesOf(column string) string {
+	return "convert_to(" + column + ", CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END)"
 }
 
 // Quote returns text as a constant of SQL, whatever standard_conforming_strings
