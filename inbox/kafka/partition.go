@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -259,13 +260,14 @@ func (p *partition) alone(ended, work context.Context, m message) bool {
 			p.consumer.counters.count(results)
 			return true
 		}
-		switch p.consumer.runner.Judge(work, err) {
+		asked := time.Duration(0)
+		switch fault := p.consumer.runner.Judge(work, err); fault {
 		case attempt.Interrupted:
 			return false
 		case attempt.Database:
 		case attempt.Hopeless:
 			return p.poison(ended, work, logger, m, failure{err: err, attempts: 1})
-		case attempt.Message:
+		case attempt.Message, attempt.Permanent:
 			attempts++
 			p.consumer.counters.failed(err)
 			attributes := []any{"attempt", attempts, "of", p.consumer.config.MaxAttempts, "error", err}
@@ -273,12 +275,12 @@ func (p *partition) alone(ended, work context.Context, m message) bool {
 				attributes = append(attributes, "stack", string(panicked.Stack))
 			}
 			logger.Warn("a message could not be processed", attributes...)
-			if attempts >= p.consumer.config.MaxAttempts {
+			if fault == attempt.Permanent || attempts >= p.consumer.config.MaxAttempts {
 				return p.poison(ended, work, logger, m, failure{err: err, attempts: attempts})
 			}
-			tries = attempts
+			tries, asked = attempts, attempt.RetryAfter(err)
 		}
-		if !p.consumer.pause(ended, tries) {
+		if !p.consumer.pauseFor(ended, cmp.Or(asked, p.consumer.config.Backoff.pause(tries, rand.Float64()))) { //nolint:gosec // not a secret
 			return false
 		}
 		p.retried()
@@ -338,7 +340,11 @@ func (t *trouble) over(logger *slog.Logger, what string) {
 // pause waits before the next try, the nth. It returns false when ctx has
 // ended.
 func (c *Consumer) pause(ctx context.Context, n int) bool {
-	timer := time.NewTimer(c.config.Backoff.pause(n, rand.Float64())) //nolint:gosec // not a secret
+	return c.pauseFor(ctx, c.config.Backoff.pause(n, rand.Float64())) //nolint:gosec // not a secret
+}
+
+func (c *Consumer) pauseFor(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:

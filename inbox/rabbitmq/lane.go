@@ -1,6 +1,7 @@
 package rabbitmq
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,11 +105,11 @@ func (s *session) process(work context.Context, t *task) {
 			away, outages = time.Time{}, 1
 			c.counters.failed(err)
 			attempts := c.attempts.add(t.id, &t.delivery, c.config.Retry)
-			if fault == attempt.Hopeless || attempts >= c.config.MaxAttempts {
+			if fault == attempt.Hopeless || fault == attempt.Permanent || attempts >= c.config.MaxAttempts {
 				s.bury(work, t, err, attempts)
 				return
 			}
-			pause = c.config.Backoff.pause(attempts, rand.Float64())
+			pause = cmp.Or(attempt.RetryAfter(err), c.config.Backoff.pause(attempts, rand.Float64()))
 			c.logFailure(t, err, attempts, pause)
 			if c.config.Retry == RetryRequeue {
 				// The pause comes first, or a failing message would go round

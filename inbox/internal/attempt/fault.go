@@ -3,11 +3,13 @@ package attempt
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/outboxrelay/relay/inbox"
+	"github.com/outboxrelay/relay/inbox/internal/failure"
 )
 
 // Fault is whose it is that a transaction failed.
@@ -21,7 +23,10 @@ const (
 	Database
 	// Message means that the handler did not get along with the message.
 	Message
-	// Hopeless means that no further attempt can succeed.
+	// Permanent is Message, and the handler says that no further attempt can
+	// succeed.
+	Permanent
+	// Hopeless means that the message has no id, so that it cannot be tried.
 	Hopeless
 )
 
@@ -73,6 +78,8 @@ func (r *Runner) judge(work context.Context, err error) Fault {
 		// What comes before the handler is the same for every message: a
 		// table that is missing must not make poison of all of them.
 		return Database
+	case isError[*failure.Permanent](err):
+		return Permanent
 	case isError[*pgconn.PgError](err), errors.Is(err, pgx.ErrTxCommitRollback):
 		return Message // the database answered
 	case s.done:
@@ -116,4 +123,13 @@ func isOutage(err error) bool {
 func isError[E error](err error) bool {
 	_, ok := errors.AsType[E](err)
 	return ok
+}
+
+// RetryAfter is the pause that the handler asked for before the next attempt, 0
+// for none.
+func RetryAfter(err error) time.Duration {
+	if asked, ok := errors.AsType[*failure.RetryAfter](err); ok {
+		return max(asked.Delay, 0)
+	}
+	return 0
 }
