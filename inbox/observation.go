@@ -101,7 +101,9 @@ func (o *observation) reason(err error) Reason {
 		return TimedOut
 	case o.ctx.Err() != nil:
 		return Interrupted
-	case !o.entered, retriable(err):
+	case retriable(err), sqlState(err) == "55P03": // lock_not_available
+		return Contention
+	case !o.entered:
 		return DatabaseFailed
 	case o.done:
 		return CommitFailed

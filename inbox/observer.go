@@ -4,7 +4,8 @@ import "time"
 
 // Observer is told what becomes of messages, so that it can be counted: package
 // metrics has one for Prometheus. Its methods may be called concurrently, and
-// keep messages waiting until they return.
+// keep messages waiting until they return. One that is a ConsumerObserver too
+// is told what the consumers of packages kafka and rabbitmq do.
 //
 // Methods may be added to it in a minor version: embed Unobserved in an
 // implementation of yours.
@@ -25,9 +26,11 @@ type Observer interface {
 	Retried(consumer, source string)
 	// Pruned tells that Prune removed ids.
 	Pruned(ids int64)
+}
 
-	// What comes next is told by the consumers of packages kafka and rabbitmq.
-
+// ConsumerObserver is an Observer's part for the consumers of packages kafka and
+// rabbitmq, of which Inbox.Observer is asked whether it has it.
+type ConsumerObserver interface {
 	// PutAside tells that a message was given up and is safe elsewhere,
 	// PutAsideFailed that it could not be put there, which is tried again.
 	PutAside(consumer, source string, to Aside)
@@ -39,6 +42,11 @@ type Observer interface {
 	// source can be read; first, before anything is known, that it cannot.
 	DatabaseUp(consumer string, up bool)
 	BrokerUp(consumer, source string, up bool)
+	// BreakerOpen tells whether messages wait because several in a row failed
+	// alike, Paused whether the application has paused the consumer, or a part of
+	// it; both first when the consumer begins.
+	BreakerOpen(consumer string, open bool)
+	Paused(consumer string, paused bool)
 	// Assigned and Revoked tell that a Kafka partition is this consumer's, and
 	// no more. In between Lag tells how many messages are yet to be processed.
 	Assigned(consumer, topic string, partition int32)
@@ -80,13 +88,17 @@ const (
 	// DatabaseFailed: the database could not be used: it is away, or the inbox
 	// cannot be written. The message is not to blame.
 	DatabaseFailed Reason = "database"
+	// Contention: other transactions were in the way, by a lock that was not free
+	// in time, a deadlock or a serialization failure, more often than
+	// Inbox.Retries. The message is not to blame.
+	Contention Reason = "contention"
 	// Interrupted: the caller's context was canceled.
 	Interrupted Reason = "interrupted"
 )
 
 // Reasons are all of them.
 func Reasons() []Reason {
-	return []Reason{HandlerFailed, HandlerPanicked, TimedOut, CommitFailed, WithoutID, DatabaseFailed, Interrupted}
+	return []Reason{HandlerFailed, HandlerPanicked, TimedOut, CommitFailed, WithoutID, DatabaseFailed, Contention, Interrupted}
 }
 
 // Aside is where a message is that could not be processed, fit for a metric's
@@ -101,7 +113,7 @@ const (
 	DeadLettered Aside = "dead_lettered"
 )
 
-// Unobserved is an Observer that does nothing.
+// Unobserved is an Observer and a ConsumerObserver that does nothing.
 type Unobserved struct{}
 
 // Began implements Observer, as do all others.
@@ -119,28 +131,34 @@ func (Unobserved) Retried(string, string) {}
 // Pruned implements Observer.
 func (Unobserved) Pruned(int64) {}
 
-// PutAside implements Observer.
+// PutAside implements ConsumerObserver.
 func (Unobserved) PutAside(string, string, Aside) {}
 
-// PutAsideFailed implements Observer.
+// PutAsideFailed implements ConsumerObserver.
 func (Unobserved) PutAsideFailed(string, string) {}
 
-// AcknowledgementFailed implements Observer.
+// AcknowledgementFailed implements ConsumerObserver.
 func (Unobserved) AcknowledgementFailed(string, string) {}
 
-// DatabaseUp implements Observer.
+// DatabaseUp implements ConsumerObserver.
 func (Unobserved) DatabaseUp(string, bool) {}
 
-// BrokerUp implements Observer.
+// BrokerUp implements ConsumerObserver.
 func (Unobserved) BrokerUp(string, string, bool) {}
 
-// Assigned implements Observer.
+// BreakerOpen implements ConsumerObserver.
+func (Unobserved) BreakerOpen(string, bool) {}
+
+// Paused implements ConsumerObserver.
+func (Unobserved) Paused(string, bool) {}
+
+// Assigned implements ConsumerObserver.
 func (Unobserved) Assigned(string, string, int32) {}
 
-// Revoked implements Observer.
+// Revoked implements ConsumerObserver.
 func (Unobserved) Revoked(string, string, int32) {}
 
-// Lag implements Observer.
+// Lag implements ConsumerObserver.
 func (Unobserved) Lag(string, string, int32, int64) {}
 
 // SourceOf names where a message was read: the topic or queue, as far as it is

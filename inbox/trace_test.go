@@ -136,7 +136,7 @@ func TestSpanOfAFailure(t *testing.T) {
 		{func(context.Context, pgx.Tx, inbox.Message) error { return wanted }, []string{"error.type=handler"}},
 		{func(context.Context, pgx.Tx, inbox.Message) error { panic("at the disco") }, []string{"error.type=panic"}},
 		{func(ctx context.Context, tx pgx.Tx, _ inbox.Message) error { return conflict(ctx, tx, "40001") },
-			[]string{"error.type=database", "inbox.retries=2"}},
+			[]string{"error.type=contention", "inbox.retries=2"}},
 	} {
 		func() {
 			defer func() { _ = recover() }()

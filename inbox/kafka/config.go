@@ -13,6 +13,7 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 
 	"github.com/outboxrelay/relay/inbox"
+	"github.com/outboxrelay/relay/inbox/internal/consume"
 )
 
 // Config is what a Consumer needs. Brokers, Group, Topics, Inbox, DB and one of
@@ -51,6 +52,12 @@ type Config struct {
 	// it fails each message is tried alone, so that one bad message costs its
 	// neighbours nothing.
 	BatchHandler inbox.BatchHandler
+	// SQL, with SQLHandler or SQLBatchHandler, stands for DB with Handler or
+	// BatchHandler where the application uses database/sql: a *sql.DB of any
+	// PostgreSQL driver.
+	SQL             inbox.SQLBeginner
+	SQLHandler      inbox.SQLHandler
+	SQLBatchHandler inbox.SQLBatchHandler
 	// BatchSize bounds the batches; a batch takes what has arrived and never
 	// waits. 100 by default.
 	BatchSize int
@@ -59,6 +66,16 @@ type Config struct {
 	// database before and after it is no failure of the message, and bounded by
 	// 30 s more.
 	HandlerTimeout time.Duration
+
+	// Concurrency is the number of messages, or batches, of each partition that
+	// are processed at the same time, each with a connection of DB's pool; 1 by
+	// default, which processes a partition in the order of its offsets. With more,
+	// messages with the same key are processed one after another in that order,
+	// and those without a key in any. A message that waits for its next attempt
+	// then holds back its key alone, until 10,000 messages behind it are
+	// processed, or those that are not have FetchBytes: after a crash they come
+	// again, and are recognised.
+	Concurrency int
 
 	// MaxAttempts is how often a message is tried before OnPoison; 5 by
 	// default. Only the message's own failures count, see the package's
@@ -70,6 +87,16 @@ type Config struct {
 	// OnPoison says what becomes of a message that failed MaxAttempts times or
 	// can never succeed; Park{} by default.
 	OnPoison Poison
+
+	// BreakerThreshold is how many messages in a row, without a success in
+	// between, may use up their attempts with the same error until the consumer
+	// takes it for somebody else's fault, a service that is away or a table that
+	// is locked: then that message and those behind it are kept instead of being
+	// put aside, and one is tried from time to time, by Backoff, until one
+	// succeeds. 3 by default; negative puts all of them aside. The error is the
+	// same when its SQLSTATE is, or its text without numbers, ids and quoted
+	// values. inbox.Permanent errors do not count.
+	BreakerThreshold int
 
 	// CommitInterval is how often the offsets of what was processed are
 	// committed; 1 s by default. After a crash the messages of that time come
@@ -103,24 +130,11 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Backoff is a growing pause.
-type Backoff struct {
-	// Initial is the first pause (200 ms by default), Max the longest (30 s).
-	Initial, Max time.Duration
-	// Multiplier is the growth from one to the next; 2 by default.
-	Multiplier float64
-	// Jitter is the part of the pause by which it varies at random: 0.2, the
-	// default, varies it by up to 20 % in either direction; negative is none.
-	Jitter float64
-}
-
-// pause returns the nth pause, counted from one; random is in [0, 1).
-func (b Backoff) pause(n int, random float64) time.Duration {
-	d := float64(b.Initial) * math.Pow(b.Multiplier, float64(n-1))
-	d = min(d, float64(b.Max)) // also for an infinite one
-	d *= 1 + b.Jitter*(2*random-1)
-	return time.Duration(d)
-}
+// Backoff is a growing pause. Initial is the first one (200 ms by default), Max
+// the longest (30 s), Multiplier the growth from one to the next (2). Jitter is
+// the part by which it varies at random: 0.2, the default, varies it by up to
+// 20 % in either direction; negative is none.
+type Backoff = consume.Backoff
 
 // Poison is what becomes of a message that cannot be processed: Park or
 // DeadLetter.
@@ -158,10 +172,9 @@ func (c Config) withDefaults() Config {
 	c.BatchSize = orDefault(c.BatchSize, 100)
 	c.HandlerTimeout = orDefault(c.HandlerTimeout, 30*time.Second)
 	c.MaxAttempts = orDefault(c.MaxAttempts, 5)
-	c.Backoff.Initial = orDefault(c.Backoff.Initial, 200*time.Millisecond)
-	c.Backoff.Max = orDefault(c.Backoff.Max, 30*time.Second)
-	c.Backoff.Multiplier = orDefault(c.Backoff.Multiplier, 2)
-	c.Backoff.Jitter = max(orDefault(c.Backoff.Jitter, 0.2), 0)
+	c.Concurrency = orDefault(c.Concurrency, 1)
+	c.BreakerThreshold = orDefault(c.BreakerThreshold, consume.BreakerThreshold)
+	c.Backoff = c.Backoff.WithDefaults()
 	c.StartOffset = orDefault(c.StartOffset, kafkago.FirstOffset)
 	c.CommitInterval = orDefault(c.CommitInterval, time.Second)
 	c.FetchBytes = orDefault(c.FetchBytes, 1<<20)
@@ -220,20 +233,13 @@ func (c *Config) check() error {
 	if c.StartOffset != kafkago.FirstOffset && c.StartOffset != kafkago.LastOffset {
 		fault("StartOffset: %d is neither kafka.FirstOffset nor kafka.LastOffset", c.StartOffset)
 	}
-	switch {
-	case c.Inbox == nil:
-		fault("Inbox: missing")
-	case c.Inbox.Consumer == "":
-		fault("Inbox.Consumer: missing: name the consumer")
-	}
 	switch c.DB.(type) {
-	case nil:
-		fault("DB: missing: set a *pgxpool.Pool")
 	case *pgx.Conn, pgx.Tx:
 		fault("DB: %T is for one transaction at a time, and partitions are processed at the same time: set a *pgxpool.Pool", c.DB)
 	}
-	if (c.Handler == nil) == (c.BatchHandler == nil) {
-		fault("Handler, BatchHandler: set exactly one of them")
+	core := c.core()
+	if err := core.Check(); err != nil {
+		faults = append(faults, err)
 	}
 	c.checkNumbers(fault)
 	if err := c.OnPoison.check(c); err != nil {
@@ -247,7 +253,7 @@ func (c *Config) checkNumbers(fault func(string, ...any)) {
 		name          string
 		value, lowest int
 	}{
-		{"BatchSize", c.BatchSize, 1}, {"MaxAttempts", c.MaxAttempts, 1}, {"FetchBytes", c.FetchBytes, 1},
+		{"FetchBytes", c.FetchBytes, 1},
 	} {
 		if number.value < number.lowest || number.value > math.MaxInt32 {
 			fault("%s: %d is not between %d and %d", number.name, number.value, number.lowest, math.MaxInt32)
@@ -271,7 +277,23 @@ func (c *Config) checkNumbers(fault func(string, ...any)) {
 	if c.RebalanceTimeout < c.HandlerTimeout {
 		fault("RebalanceTimeout: %s is less than HandlerTimeout, %s: a rebalance would expel members that are at work", c.RebalanceTimeout, c.HandlerTimeout)
 	}
-	if b := c.Backoff; b.Initial < 0 || b.Max < b.Initial || b.Multiplier < 1 || b.Jitter > 1 {
-		fault("Backoff: %+v: Initial must not be negative or more than Max, Multiplier not less than 1, Jitter not more than 1", b)
+}
+
+// core is the part of the configuration that all consumers have.
+func (c *Config) core() consume.Config {
+	return consume.Config{
+		Inbox: c.Inbox, DB: c.DB, Handler: c.Handler, BatchHandler: c.BatchHandler,
+		SQL: c.SQL, SQLHandler: c.SQLHandler, SQLBatchHandler: c.SQLBatchHandler,
+		Timeout: c.HandlerTimeout, Concurrency: c.Concurrency, BatchSize: c.BatchSize,
+		MaxAttempts: c.MaxAttempts, Backoff: c.Backoff, BreakerThreshold: c.BreakerThreshold, Group: c.Group,
 	}
+}
+
+// ahead is how many messages of a partition may be read before the first one of
+// them is settled.
+func (c *Config) ahead() int {
+	if c.Concurrency > 1 {
+		return maxAhead
+	}
+	return 2 * c.BatchSize // one batch at work, and the next
 }

@@ -13,11 +13,11 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 
 	"github.com/outboxrelay/relay/inbox"
-	"github.com/outboxrelay/relay/inbox/internal/attempt"
+	"github.com/outboxrelay/relay/inbox/internal/consume"
 )
 
 // PanicError is a handler's panic. Its transaction was rolled back.
-type PanicError = attempt.PanicError
+type PanicError = consume.PanicError
 
 // Consumer is a member of a consumer group that processes messages through the
 // inbox. Make it by New.
@@ -25,8 +25,7 @@ type Consumer struct {
 	config   Config
 	logger   *slog.Logger
 	cluster  *cluster
-	runner   attempt.Runner
-	counters counters
+	runner   *consume.Runner
 	reach    *reach
 	running  atomic.Bool
 	current  atomic.Pointer[progress]
@@ -48,16 +47,19 @@ func New(config Config) (*Consumer, error) {
 		topics = append(topics, dead.Topic)
 	}
 	logger := config.Logger.With("consumer", config.Inbox.Consumer, "group", config.Group)
-	return &Consumer{
+	c := &Consumer{
 		config:  config,
 		reach:   newReach(&config),
 		logger:  logger,
 		cluster: newCluster(config.Brokers, config.Dialer, topics),
-		runner: attempt.Runner{
-			Inbox: config.Inbox, DB: config.DB, Handler: config.Handler, BatchHandler: config.BatchHandler,
-			Timeout: config.HandlerTimeout, Group: config.Group, Logger: logger,
-		},
-	}, nil
+	}
+	core := config.core()
+	core.Logger = logger
+	if dead, ok := config.OnPoison.(DeadLetter); ok {
+		core.DeadLetter = c.publisher(dead.Topic)
+	}
+	c.runner = consume.New(core)
+	return c, nil
 }
 
 var errRunning = errors.New("inbox/kafka: Run is running already: make a Consumer for each")
@@ -135,9 +137,19 @@ func (c *Consumer) consume(ctx context.Context, m *member) error {
 	return nil
 }
 
+// Pause stops beginning messages: those of some topics, or without any, all.
+// Handlers that run finish. The consumer stays a member of its group and keeps
+// its partitions; it reads ahead and stops when it has as much as it may. It may
+// be called at any time, also before Run.
+func (c *Consumer) Pause(topics ...string) { c.runner.Pause(topics...) }
+
+// Resume ends what Pause began for the same topics; without any it ends all
+// pauses.
+func (c *Consumer) Resume(topics ...string) { c.runner.Resume(topics...) }
+
 // decode returns a record as a message.
-func (c *Consumer) decode(p partitionID, r record) message {
-	m := message{record: r, Message: inbox.Message{
+func (c *Consumer) decode(p partitionID, r record) *consume.Item {
+	item := &consume.Item{Delivery: r, Message: inbox.Message{
 		Topic: p.topic, Key: r.key, Payload: r.value,
 		Source: inbox.KafkaSource(p.topic, p.id, r.offset), ReceivedAt: time.Now(),
 	}}
@@ -145,20 +157,9 @@ func (c *Consumer) decode(p partitionID, r record) message {
 	for i, h := range r.headers {
 		headers[i] = inbox.Header{Name: h.Key, Value: h.Value}
 	}
-	c.config.Decoder.Kafka(&m.Message, headers)
-	if m.Time.IsZero() {
-		m.Time = r.time
+	c.config.Decoder.Kafka(&item.Message, headers)
+	if item.Time.IsZero() {
+		item.Time = r.time
 	}
-	return m
-}
-
-// identifiable returns the number of messages until one has no id: that one
-// would fail the others of a batch.
-func (c *Consumer) identifiable(batch []message) int {
-	for i := range batch {
-		if _, err := c.runner.Identify(batch[i].Message); err != nil {
-			return i
-		}
-	}
-	return len(batch)
+	return item
 }

@@ -7,16 +7,13 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/produce"
 
-	"github.com/outboxrelay/relay/inbox"
-	"github.com/outboxrelay/relay/inbox/parked"
+	"github.com/outboxrelay/relay/inbox/internal/consume"
 )
 
 // The headers of a dead letter, beside all that the message had.
@@ -31,60 +28,34 @@ const (
 	HeaderSource = "inbox-source"
 )
 
-// maxError bounds HeaderError: a dead letter may be larger than the message by
-// this and little more.
-const maxError = 1000
+// deadLetterTimeout bounds one attempt to publish a dead letter.
+const deadLetterTimeout = 30 * time.Second
 
-// putAsideTimeout bounds one attempt to put a message aside.
-const putAsideTimeout = 30 * time.Second
-
-// failure is what a message was given up for.
-type failure struct {
-	err      error
-	attempts int
-}
-
-// putAside does what OnPoison says and tells where the message is now. The
-// message is safe there when it returns no error.
-func (c *Consumer) putAside(ctx context.Context, m message, f failure) (where string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, putAsideTimeout)
-	defer cancel()
-	switch poison := c.config.OnPoison.(type) {
-	case Park:
-		return "parked", parked.Lot{Inbox: c.config.Inbox}.Park(ctx, c.config.DB, m.Message, f.attempts, f.err)
-	case DeadLetter:
-		return "topic " + poison.Topic, c.publish(ctx, poison.Topic, m.record.key, c.deadLetter(m, f))
+// publisher publishes dead letters to a topic.
+func (c *Consumer) publisher(topic string) func(context.Context, *consume.Item, consume.Failure) (string, error) {
+	return func(ctx context.Context, item *consume.Item, f consume.Failure) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, deadLetterTimeout)
+		defer cancel()
+		return "topic " + topic, c.publish(ctx, topic, item.Delivery.(record).key, c.deadLetter(item, f))
 	}
-	return "", fmt.Errorf("OnPoison: %T is neither Park nor DeadLetter", c.config.OnPoison)
-}
-
-// aside is where putAside puts messages.
-func (c *Consumer) aside() inbox.Aside {
-	if _, ok := c.config.OnPoison.(DeadLetter); ok {
-		return inbox.DeadLettered
-	}
-	return inbox.Parked
 }
 
 // deadLetter is the message as it was, with what failed in its headers.
-func (c *Consumer) deadLetter(m message, f failure) protocol.Record {
+func (c *Consumer) deadLetter(item *consume.Item, f consume.Failure) protocol.Record {
 	added := []protocol.Header{
-		{Key: HeaderError, Value: []byte(shorten(f.err.Error()))},
-		{Key: HeaderAttempts, Value: []byte(strconv.Itoa(f.attempts))},
+		{Key: HeaderError, Value: []byte(f.Text())},
+		{Key: HeaderAttempts, Value: []byte(strconv.Itoa(f.Attempts))},
 		{Key: HeaderConsumer, Value: []byte(c.config.Inbox.Consumer)},
-		{Key: HeaderSource, Value: []byte(source(m))},
+		{Key: HeaderSource, Value: fmt.Appendf(nil, "%s-%d@%d", item.Source.Name, item.Source.Partition, item.Source.Offset)},
 	}
 	// What an earlier consumer said of it, when it was a dead letter before.
-	headers := slices.DeleteFunc(slices.Clone(m.record.headers), func(h protocol.Header) bool {
+	r := item.Delivery.(record)
+	headers := slices.DeleteFunc(slices.Clone(r.headers), func(h protocol.Header) bool {
 		return slices.ContainsFunc(added, func(a protocol.Header) bool { return a.Key == h.Key })
 	})
 	return protocol.Record{
-		Key: protocol.NewBytes(m.record.key), Value: protocol.NewBytes(m.record.value), Headers: append(headers, added...),
+		Key: protocol.NewBytes(r.key), Value: protocol.NewBytes(r.value), Headers: append(headers, added...),
 	}
-}
-
-func source(m message) string {
-	return fmt.Sprintf("%s-%d@%d", m.Source.Name, m.Source.Partition, m.Source.Offset)
 }
 
 // publish returns nil when all in-sync replicas of the topic's partition have
@@ -105,7 +76,7 @@ func (c *Consumer) publish(ctx context.Context, topic string, key []byte, record
 		return err
 	}
 	defer connection.close()
-	message, err := connection.roundTrip(ctx, putAsideTimeout, &produce.Request{
+	message, err := connection.roundTrip(ctx, deadLetterTimeout, &produce.Request{
 		Acks: int16(kafkago.RequireAll), Timeout: milliseconds(requestTimeout),
 		Topics: []produce.RequestTopic{{Topic: topic, Partitions: []produce.RequestPartition{{
 			Partition: partition, RecordSet: protocol.RecordSet{Version: 2, Records: protocol.NewRecordReader(record)},
@@ -160,17 +131,4 @@ func indexes(n int) []int {
 		list[i] = i
 	}
 	return list
-}
-
-// shorten returns the beginning of an error as valid UTF-8.
-func shorten(text string) string {
-	text = strings.ToValidUTF8(text, "\uFFFD")
-	if len(text) <= maxError {
-		return text
-	}
-	end := maxError
-	for !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return text[:end] + "…"
 }

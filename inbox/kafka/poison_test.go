@@ -88,7 +88,7 @@ func TestMissingDeadLetterTopicHoldsThePartition(t *testing.T) {
 	config.Logger = newLogger(log)
 	c := start(t, config)
 	await(t, "the log says why it waits", func() bool {
-		return strings.Contains(log.String(), "neither can it be put aside") && strings.Contains(log.String(), "create it")
+		return strings.Contains(log.String(), "could not be put aside") && strings.Contains(log.String(), "create it")
 	})
 	if got := s.committed(1); got[0] > 4 {
 		t.Fatalf("committed %v past the message that is nowhere", got)
@@ -214,7 +214,7 @@ func TestMessageWithoutID(t *testing.T) {
 			if stats := c.Stats(); stats.Poisoned != 1 || stats.Failures != 0 {
 				t.Errorf("stats %+v", stats)
 			}
-			if n := s.db.Int(t, `SELECT count(*) FROM inbox_parked WHERE message_id IS NULL AND source_offset = 2 AND attempts = 1 AND error LIKE '%no id%'`); n != 1 {
+			if n := s.db.Int(t, `SELECT count(*) FROM inbox_parked WHERE message_id IS NULL AND source_offset = 2 AND attempts = 0 AND error LIKE '%no id%'`); n != 1 {
 				t.Errorf("%d messages are parked", n)
 			}
 		})

@@ -3,6 +3,8 @@ package kafka
 import (
 	"slices"
 	"sync"
+
+	"github.com/outboxrelay/relay/inbox/internal/consume"
 )
 
 // reach tells the inbox's observer which topics can be read: the group has this
@@ -71,7 +73,7 @@ func (r *reach) tell() {
 		}
 		if was, told := r.up[topic]; !told || was != up {
 			r.up[topic] = up
-			r.config.Inbox.Observer.BrokerUp(r.config.Inbox.Consumer, topic, up)
+			consume.ObserverOf(r.config.Inbox).BrokerUp(r.config.Inbox.Consumer, topic, up)
 		}
 	}
 }

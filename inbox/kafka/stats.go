@@ -1,12 +1,5 @@
 package kafka
 
-import (
-	"errors"
-	"sync/atomic"
-
-	"github.com/outboxrelay/relay/inbox"
-)
-
 // Stats are what a Consumer does, and counts of what it did since it was made.
 type Stats struct {
 	// Messages by what became of them: see inbox.Result.
@@ -14,8 +7,14 @@ type Stats struct {
 	// Failures are failed attempts that count, Panics those of them that were
 	// panics.
 	Failures, Panics int64
+	// Contentions are transactions that failed because others were in the way
+	// (locks, deadlocks, serialization failures), which count as no attempt.
+	Contentions int64
 	// Poisoned messages were handed to OnPoison.
 	Poisoned int64
+	// BreakerOpen says that messages wait because several in a row failed alike,
+	// see Config.BreakerThreshold; Paused that some or all do for Pause.
+	BreakerOpen, Paused bool
 	// Partitions is the number of those that are assigned to this member now.
 	Partitions int64
 	// Lag is the number of messages in them that are yet to be processed; more
@@ -23,39 +22,13 @@ type Stats struct {
 	Lag int64
 }
 
-type counters struct {
-	processed, duplicates, late, stale, failures, panics, poisoned atomic.Int64
-}
-
-func (c *counters) count(results []inbox.Result) {
-	for _, result := range results {
-		switch result {
-		case inbox.Processed:
-			c.processed.Add(1)
-		case inbox.Duplicate:
-			c.duplicates.Add(1)
-		case inbox.Late:
-			c.late.Add(1)
-		case inbox.Stale:
-			c.stale.Add(1)
-		case inbox.Unprocessed: // does not come without an error
-		}
-	}
-}
-
-func (c *counters) failed(err error) {
-	c.failures.Add(1)
-	if _, ok := errors.AsType[*PanicError](err); ok {
-		c.panics.Add(1)
-	}
-}
-
 // Stats may be called at any time.
 func (c *Consumer) Stats() Stats {
-	n := &c.counters
+	n := c.runner.Counts()
 	stats := Stats{
-		Processed: n.processed.Load(), Duplicates: n.duplicates.Load(), Late: n.late.Load(), Stale: n.stale.Load(),
-		Failures: n.failures.Load(), Panics: n.panics.Load(), Poisoned: n.poisoned.Load(), Partitions: c.assigned.Load(),
+		Processed: n.Processed, Duplicates: n.Duplicates, Late: n.Late, Stale: n.Stale,
+		Failures: n.Failures, Panics: n.Panics, Contentions: n.Contentions, Poisoned: n.Poisoned,
+		BreakerOpen: c.runner.BreakerOpen(), Paused: len(c.runner.Paused()) > 0, Partitions: c.assigned.Load(),
 	}
 	if current := c.current.Load(); current != nil && stats.Partitions > 0 {
 		stats.Lag = current.lag()

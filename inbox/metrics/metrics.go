@@ -23,7 +23,7 @@ const (
 	OtherSources = "_other"
 )
 
-// Metrics is an inbox.Observer.
+// Metrics is an inbox.Observer and an inbox.ConsumerObserver.
 type Metrics struct {
 	inbox.Unobserved
 	sources sources
@@ -44,6 +44,8 @@ type Metrics struct {
 	lag        *prometheus.GaugeVec
 	databaseUp *prometheus.GaugeVec
 	brokerUp   *prometheus.GaugeVec
+	breaker    *prometheus.GaugeVec
+	paused     *prometheus.GaugeVec
 }
 
 // seconds are the buckets of durations: from a fast round trip to an outage.
@@ -68,7 +70,7 @@ func New(registerer prometheus.Registerer) *Metrics {
 		messages: counter("messages_total", "Messages by what became of them: processed, duplicate (had been processed), late (processed after a later one of its key), "+
 			"stale (not processed for that), parked or dead_lettered (given up).", "consumer", "source", "result"),
 		failures: counter("failures_total", "Attempts to process a message, or a batch, that failed. The message is to blame for handler, panic, timeout, commit and no_id; "+
-			"database and interrupted are nobody's fault and do not count as attempts.", "consumer", "source", "reason"),
+			"database (away), contention (locks, deadlocks, serialization failures) and interrupted are not, and do not count as attempts.", "consumer", "source", "reason"),
 		retries: counter("retries_total", "Transactions, messages and batches that were tried again.", "consumer", "source"),
 		putAsideFailures: counter("put_aside_failures_total", "Attempts to park or dead-letter a message that failed: what is behind it waits.",
 			"consumer", "source"),
@@ -84,9 +86,11 @@ func New(registerer prometheus.Registerer) *Metrics {
 		lag:        gauge("lag_messages", "Messages of an assigned Kafka partition that are yet to be processed; more where the topic is compacted or has transactions.", "consumer", "source", "partition"),
 		databaseUp: gauge("database_up", "1 while the consumer's database can be used, 0 while it cannot, and before that is known.", "consumer"),
 		brokerUp:   gauge("broker_up", "1 while the topic or queue can be read, 0 while it cannot, and before that is known.", "consumer", "source"),
+		breaker:    gauge("breaker_open", "1 while messages wait because several in a row failed alike, and one is tried from time to time.", "consumer"),
+		paused:     gauge("paused", "1 while the application has paused the consumer, or some of its topics.", "consumer"),
 	}
 	registerer.MustRegister(m.messages, m.failures, m.retries, m.putAsideFailures, m.ackFailures, m.pruned,
-		m.transactionDuration, m.handlerDuration, m.latency, m.inFlight, m.partitions, m.lag, m.databaseUp, m.brokerUp)
+		m.transactionDuration, m.handlerDuration, m.latency, m.inFlight, m.partitions, m.lag, m.databaseUp, m.brokerUp, m.breaker, m.paused)
 	return m
 }
 
@@ -161,44 +165,54 @@ func (m *Metrics) Retried(consumer, source string) {
 // Pruned implements inbox.Observer.
 func (m *Metrics) Pruned(ids int64) { m.pruned.Add(float64(ids)) }
 
-// PutAside implements inbox.Observer.
+// PutAside implements inbox.ConsumerObserver.
 func (m *Metrics) PutAside(consumer, source string, to inbox.Aside) {
 	m.messages.WithLabelValues(consumer, m.source(consumer, source), string(to)).Inc()
 }
 
-// PutAsideFailed implements inbox.Observer.
+// PutAsideFailed implements inbox.ConsumerObserver.
 func (m *Metrics) PutAsideFailed(consumer, source string) {
 	m.putAsideFailures.WithLabelValues(consumer, m.source(consumer, source)).Inc()
 }
 
-// AcknowledgementFailed implements inbox.Observer.
+// AcknowledgementFailed implements inbox.ConsumerObserver.
 func (m *Metrics) AcknowledgementFailed(consumer, source string) {
 	m.ackFailures.WithLabelValues(consumer, m.source(consumer, source)).Inc()
 }
 
-// DatabaseUp implements inbox.Observer.
+// DatabaseUp implements inbox.ConsumerObserver.
 func (m *Metrics) DatabaseUp(consumer string, up bool) {
 	m.databaseUp.WithLabelValues(consumer).Set(number(up))
 }
 
-// BrokerUp implements inbox.Observer.
+// BrokerUp implements inbox.ConsumerObserver.
 func (m *Metrics) BrokerUp(consumer, source string, up bool) {
 	m.brokerUp.WithLabelValues(consumer, m.source(consumer, source)).Set(number(up))
 }
 
-// Assigned implements inbox.Observer.
+// BreakerOpen implements inbox.ConsumerObserver.
+func (m *Metrics) BreakerOpen(consumer string, open bool) {
+	m.breaker.WithLabelValues(consumer).Set(number(open))
+}
+
+// Paused implements inbox.ConsumerObserver.
+func (m *Metrics) Paused(consumer string, paused bool) {
+	m.paused.WithLabelValues(consumer).Set(number(paused))
+}
+
+// Assigned implements inbox.ConsumerObserver.
 func (m *Metrics) Assigned(consumer, topic string, _ int32) {
 	m.partitions.WithLabelValues(consumer, m.source(consumer, topic)).Inc()
 }
 
-// Revoked implements inbox.Observer.
+// Revoked implements inbox.ConsumerObserver.
 func (m *Metrics) Revoked(consumer, topic string, partition int32) {
 	label := m.source(consumer, topic)
 	m.partitions.WithLabelValues(consumer, label).Dec()
 	m.lag.DeleteLabelValues(consumer, label, strconv.Itoa(int(partition)))
 }
 
-// Lag implements inbox.Observer.
+// Lag implements inbox.ConsumerObserver.
 func (m *Metrics) Lag(consumer, topic string, partition int32, messages int64) {
 	label := m.source(consumer, topic)
 	if label == OtherSources {

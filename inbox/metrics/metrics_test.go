@@ -89,7 +89,7 @@ func TestTheTruth(t *testing.T) {
 	process(4, nothing)                                                                                        // stale
 	process(6, func(context.Context, pgx.Tx, inbox.Message) error { return errHandler })                       // handler
 	process(6, func(context.Context, pgx.Tx, inbox.Message) error { return pgx.ErrNoRows })                    // handler
-	process(6, func(ctx context.Context, tx pgx.Tx, _ inbox.Message) error { return raise(ctx, tx, "40001") }) // database
+	process(6, func(ctx context.Context, tx pgx.Tx, _ inbox.Message) error { return raise(ctx, tx, "40001") }) // contention
 	func() {
 		defer func() { _ = recover() }()
 		process(6, func(context.Context, pgx.Tx, inbox.Message) error { panic("at the disco") })
@@ -143,7 +143,8 @@ func TestTheTruth(t *testing.T) {
 	expect(t, registry, `
 inbox_end_to_end_latency_seconds{consumer=shipping,source=orders} 4
 inbox_failures_total{consumer=shipping,reason=commit,source=orders} 1
-inbox_failures_total{consumer=shipping,reason=database,source=orders} 2
+inbox_failures_total{consumer=shipping,reason=contention,source=orders} 1
+inbox_failures_total{consumer=shipping,reason=database,source=orders} 1
 inbox_failures_total{consumer=shipping,reason=handler,source=orders} 2
 inbox_failures_total{consumer=shipping,reason=interrupted,source=orders} 1
 inbox_failures_total{consumer=shipping,reason=no_id,source=orders} 1

@@ -1,6 +1,7 @@
 package rabbitmq
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/outboxrelay/relay/inbox"
+	"github.com/outboxrelay/relay/inbox/internal/consume"
 )
 
 // Config is what a Consumer needs. URLs, Queue, Inbox, DB and one of Handler
@@ -56,6 +58,12 @@ type Config struct {
 	// it fails each message is tried alone, so that one bad message costs its
 	// neighbours nothing.
 	BatchHandler inbox.BatchHandler
+	// SQL, with SQLHandler or SQLBatchHandler, stands for DB with Handler or
+	// BatchHandler where the application uses database/sql: a *sql.DB of any
+	// PostgreSQL driver.
+	SQL             inbox.SQLBeginner
+	SQLHandler      inbox.SQLHandler
+	SQLBatchHandler inbox.SQLBatchHandler
 	// BatchSize bounds the batches; a batch takes what has arrived and never
 	// waits. 100 by default.
 	BatchSize int
@@ -74,7 +82,8 @@ type Config struct {
 	// Concurrency is the number of messages, or batches, that are processed at
 	// the same time; 1 by default. Messages with the same key are processed
 	// one after another in the order of their arrival, whatever it is; those
-	// without a key in any order if it is more than 1.
+	// without a key in any order if it is more than 1. A message that waits for
+	// its next attempt then holds back its key alone.
 	Concurrency int
 
 	// MaxAttempts is how often a message is tried before OnPoison; 5 by
@@ -84,6 +93,15 @@ type Config struct {
 	// Backoff is the pause between attempts, and between attempts to reach the
 	// broker or the database.
 	Backoff Backoff
+	// BreakerThreshold is how many messages in a row, without a success in
+	// between, may use up their attempts with the same error until the consumer
+	// takes it for somebody else's fault, a service that is away or a table that
+	// is locked: then that message and those behind it are kept instead of being
+	// put aside, and one is tried from time to time, by Backoff, until one
+	// succeeds. 3 by default; negative puts all of them aside. The error is the
+	// same when its SQLSTATE is, or its text without numbers, ids and quoted
+	// values. inbox.Permanent errors do not count.
+	BreakerThreshold int
 	// Retry says where a message waits for its next attempt; RetryInPlace by
 	// default.
 	Retry Retry
@@ -99,32 +117,18 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Backoff is a growing pause.
-type Backoff struct {
-	// Initial is the first pause (200 ms by default), Max the longest (30 s).
-	Initial, Max time.Duration
-	// Multiplier is the growth from one to the next; 2 by default.
-	Multiplier float64
-	// Jitter is the part of the pause by which it varies at random: 0.2, the
-	// default, varies it by up to 20 % in either direction; negative is none.
-	Jitter float64
-}
-
-// pause returns the nth pause, counted from one; random is in [0, 1).
-func (b Backoff) pause(n int, random float64) time.Duration {
-	d := float64(b.Initial) * math.Pow(b.Multiplier, float64(n-1))
-	d = min(d, float64(b.Max)) // also for an infinite one
-	d *= 1 + b.Jitter*(2*random-1)
-	return time.Duration(d)
-}
+// Backoff is a growing pause. Initial is the first one (200 ms by default), Max
+// the longest (30 s), Multiplier the growth from one to the next (2). Jitter is
+// the part by which it varies at random: 0.2, the default, varies it by up to
+// 20 % in either direction; negative is none.
+type Backoff = consume.Backoff
 
 // Retry says where a failed message waits for its next attempt.
 type Retry uint8
 
 const (
 	// RetryInPlace keeps the message, and with it the order: the later
-	// messages of its key wait behind it, and so do other keys that share its
-	// place in Concurrency.
+	// messages of its key wait behind it, and with a Concurrency of 1 all others.
 	RetryInPlace Retry = iota
 	// RetryRequeue gives the message back to the queue after the pause, where
 	// any consumer may take it. Later messages of its key overtake it.
@@ -166,22 +170,20 @@ func (d DeadLetter) validate() error {
 
 // withDefaults fills in what is zero.
 func (c Config) withDefaults() Config {
-	c.BatchSize = orDefault(c.BatchSize, 100)
-	c.Concurrency = orDefault(c.Concurrency, 1)
+	c.BatchSize = cmp.Or(c.BatchSize, 100)
+	c.Concurrency = cmp.Or(c.Concurrency, 1)
 	if c.Prefetch == 0 {
 		c.Prefetch = 20 * c.Concurrency
-		if c.BatchHandler != nil {
+		if c.BatchHandler != nil || c.SQLBatchHandler != nil {
 			c.Prefetch = 2 * c.BatchSize * c.Concurrency
 		}
 		c.Prefetch = min(c.Prefetch, maxPrefetch)
 	}
-	c.HandlerTimeout = orDefault(c.HandlerTimeout, 30*time.Second)
-	c.MaxAttempts = orDefault(c.MaxAttempts, 5)
-	c.StopTimeout = orDefault(c.StopTimeout, 30*time.Second)
-	c.Backoff.Initial = orDefault(c.Backoff.Initial, 200*time.Millisecond)
-	c.Backoff.Max = orDefault(c.Backoff.Max, 30*time.Second)
-	c.Backoff.Multiplier = orDefault(c.Backoff.Multiplier, 2)
-	c.Backoff.Jitter = max(orDefault(c.Backoff.Jitter, 0.2), 0)
+	c.HandlerTimeout = cmp.Or(c.HandlerTimeout, 30*time.Second)
+	c.MaxAttempts = cmp.Or(c.MaxAttempts, 5)
+	c.BreakerThreshold = cmp.Or(c.BreakerThreshold, consume.BreakerThreshold)
+	c.StopTimeout = cmp.Or(c.StopTimeout, 30*time.Second)
+	c.Backoff = c.Backoff.WithDefaults()
 	if c.OnPoison == nil {
 		c.OnPoison = Park{}
 	}
@@ -192,14 +194,6 @@ func (c Config) withDefaults() Config {
 		c.Name = c.Inbox.Consumer
 	}
 	return c
-}
-
-func orDefault[T comparable](value, otherwise T) T {
-	var zero T
-	if value == zero {
-		return otherwise
-	}
-	return value
 }
 
 const (
@@ -229,37 +223,18 @@ func (c Config) validate() error {
 	case len(c.Queue) > shortString:
 		fault("Queue: the name has %d bytes, AMQP allows %d", len(c.Queue), shortString)
 	}
-	switch {
-	case c.Inbox == nil:
-		fault("Inbox: missing")
-	case c.Inbox.Consumer == "":
-		fault("Inbox.Consumer: missing: name the consumer")
-	}
-	if c.DB == nil {
-		fault("DB: missing: set a *pgxpool.Pool")
-	}
-	if (c.Handler == nil) == (c.BatchHandler == nil) {
-		fault("Handler, BatchHandler: set exactly one of them")
+	core := c.core()
+	if err := core.Check(); err != nil {
+		faults = append(faults, err)
 	}
 	if err := c.Arguments.Validate(); err != nil {
 		fault("Arguments: %w", err)
 	}
-	for _, number := range [...]struct {
-		name           string
-		value, highest int
-	}{
-		{"BatchSize", c.BatchSize, maxPrefetch}, {"Prefetch", c.Prefetch, maxPrefetch},
-		{"Concurrency", c.Concurrency, maxPrefetch}, {"MaxAttempts", c.MaxAttempts, math.MaxInt32},
-	} {
-		if number.value < 1 || number.value > number.highest {
-			fault("%s: %d is not between 1 and %d", number.name, number.value, number.highest)
-		}
+	if c.Prefetch < 1 || c.Prefetch > maxPrefetch {
+		fault("Prefetch: %d is not between 1 and %d", c.Prefetch, maxPrefetch)
 	}
 	if c.StopTimeout < 0 {
 		fault("StopTimeout: %s is negative", c.StopTimeout)
-	}
-	if b := c.Backoff; b.Initial < 0 || b.Max < b.Initial || b.Multiplier < 1 || b.Jitter > 1 {
-		fault("Backoff: %+v: Initial must not be negative or more than Max, Multiplier not less than 1, Jitter not more than 1", b)
 	}
 	if c.Retry != RetryInPlace && c.Retry != RetryRequeue {
 		fault("Retry: %d is not one of RetryInPlace, RetryRequeue", c.Retry)
@@ -268,4 +243,14 @@ func (c Config) validate() error {
 		faults = append(faults, err)
 	}
 	return errors.Join(faults...)
+}
+
+// core is the part of the configuration that all consumers have.
+func (c *Config) core() consume.Config {
+	return consume.Config{
+		Inbox: c.Inbox, DB: c.DB, Handler: c.Handler, BatchHandler: c.BatchHandler,
+		SQL: c.SQL, SQLHandler: c.SQLHandler, SQLBatchHandler: c.SQLBatchHandler,
+		Timeout: c.HandlerTimeout, Concurrency: c.Concurrency, BatchSize: c.BatchSize,
+		MaxAttempts: c.MaxAttempts, Backoff: c.Backoff, BreakerThreshold: c.BreakerThreshold, Patience: outagePatience,
+	}
 }

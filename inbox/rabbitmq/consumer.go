@@ -5,29 +5,26 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/outboxrelay/relay/inbox/internal/attempt"
+	"github.com/outboxrelay/relay/inbox/internal/consume"
 )
 
 // PanicError is a handler's panic. Its transaction was rolled back.
-type PanicError = attempt.PanicError
+type PanicError = consume.PanicError
 
 // Consumer reads one queue and processes its messages through the inbox. Make
 // it by New.
 type Consumer struct {
 	config    Config
 	logger    *slog.Logger
-	runner    attempt.Runner
-	attempts  attempts
+	runner    *consume.Runner
 	publisher chan *publisher // holds the one there is; whoever took it may use it
-	counters  counters
 	running   atomic.Bool
-	// patience is outagePatience, but for tests.
-	patience time.Duration
+
+	interruptions atomic.Int64
 }
 
 // New checks the configuration and fills in what it leaves open. It reaches
@@ -40,15 +37,11 @@ func New(config Config) (*Consumer, error) {
 	}
 	logger := config.Logger.With("consumer", config.Inbox.Consumer, "queue", config.Queue)
 	c := &Consumer{
-		config: config,
-		logger: logger,
-		runner: attempt.Runner{
-			Inbox: config.Inbox, DB: config.DB, Handler: config.Handler, BatchHandler: config.BatchHandler,
-			Timeout: config.HandlerTimeout, Logger: logger,
-		},
+		config:    config,
+		logger:    logger,
 		publisher: make(chan *publisher, 1),
-		patience:  outagePatience,
 	}
+	c.runner = consume.New(c.core())
 	next := config.URLs
 	c.publisher <- &publisher{connect: func(ctx context.Context) (*link, error) {
 		url := next[0]
@@ -59,6 +52,16 @@ func New(config Config) (*Consumer, error) {
 		return l, err
 	}}
 	return c, nil
+}
+
+// core is the configuration of what all consumers have.
+func (c *Consumer) core() consume.Config {
+	core := c.config.core()
+	core.Logger = c.logger
+	if dead, ok := c.config.OnPoison.(DeadLetter); ok {
+		core.DeadLetter = c.deadLetter(dead)
+	}
+	return core
 }
 
 // errRunning refuses a second Run.
@@ -134,11 +137,11 @@ func (c *Consumer) loop(ctx, work context.Context) {
 			return
 		}
 		failures++
-		c.counters.interruptions.Add(1)
-		c.brokerUp(errors.Is(err, errDatabaseAway))
-		pause := c.config.Backoff.pause(failures, rand.Float64())
+		c.interruptions.Add(1)
+		c.brokerUp(errors.Is(err, consume.ErrDatabaseAway))
+		pause := c.config.Backoff.Pause(failures)
 		switch {
-		case errors.Is(err, errDatabaseAway):
+		case errors.Is(err, consume.ErrDatabaseAway):
 			// Said when the outage began.
 			c.awaitDatabase(ctx)
 		case err.Error() != told:
@@ -146,7 +149,7 @@ func (c *Consumer) loop(ctx, work context.Context) {
 			c.logger.Warn("not consuming: trying again until it works", "error", err, "pause", pause)
 		}
 		urls = append(urls[1:len(urls):len(urls)], urls[0])
-		sleep(ctx, pause)
+		consume.Sleep(ctx, pause)
 	}
 }
 
@@ -154,14 +157,11 @@ func (c *Consumer) brokerUp(up bool) {
 	c.runner.Observer().BrokerUp(c.config.Inbox.Consumer, c.config.Queue, up)
 }
 
-// sleep reports whether the whole time has passed.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
+// Pause stops beginning messages. Handlers that run finish. The subscription
+// stays: the broker sends Prefetch messages, and takes them back when they are not
+// acknowledged within its consumer_timeout, 30 minutes by default. It may be
+// called at any time, also before Run.
+func (c *Consumer) Pause() { c.runner.Pause() }
+
+// Resume ends a Pause.
+func (c *Consumer) Resume() { c.runner.Resume() }

@@ -1,13 +1,6 @@
 package rabbitmq
 
-import (
-	"errors"
-	"sync/atomic"
-
-	"github.com/outboxrelay/relay/inbox"
-)
-
-// Stats counts what a Consumer did since it was made.
+// Stats are what a Consumer does, and counts of what it did since it was made.
 type Stats struct {
 	// Messages that were acknowledged, by what became of them: see
 	// inbox.Result.
@@ -15,43 +8,25 @@ type Stats struct {
 	// Failures are failed attempts that count, Panics those of them that were
 	// panics.
 	Failures, Panics int64
+	// Contentions are transactions that failed because others were in the way
+	// (locks, deadlocks, serialization failures), which count as no attempt.
+	Contentions int64
 	// Poisoned messages were handed to OnPoison.
 	Poisoned int64
+	// BreakerOpen says that messages wait because several in a row failed alike,
+	// see Config.BreakerThreshold; Paused that they do for Pause.
+	BreakerOpen, Paused bool
 	// Interruptions are subscriptions that were lost, and attempts to
 	// subscribe that failed.
 	Interruptions int64
 }
 
-type counters struct {
-	processed, duplicates, late, stale, failures, panics, poisoned, interruptions atomic.Int64
-}
-
-func (c *counters) count(result inbox.Result) {
-	switch result {
-	case inbox.Processed:
-		c.processed.Add(1)
-	case inbox.Duplicate:
-		c.duplicates.Add(1)
-	case inbox.Late:
-		c.late.Add(1)
-	case inbox.Stale:
-		c.stale.Add(1)
-	}
-}
-
-func (c *counters) failed(err error) {
-	c.failures.Add(1)
-	if _, ok := errors.AsType[*PanicError](err); ok {
-		c.panics.Add(1)
-	}
-}
-
 // Stats may be called at any time.
 func (c *Consumer) Stats() Stats {
-	n := &c.counters
+	n := c.runner.Counts()
 	return Stats{
-		Processed: n.processed.Load(), Duplicates: n.duplicates.Load(), Late: n.late.Load(), Stale: n.stale.Load(),
-		Failures: n.failures.Load(), Panics: n.panics.Load(),
-		Poisoned: n.poisoned.Load(), Interruptions: n.interruptions.Load(),
+		Processed: n.Processed, Duplicates: n.Duplicates, Late: n.Late, Stale: n.Stale,
+		Failures: n.Failures, Panics: n.Panics, Contentions: n.Contentions, Poisoned: n.Poisoned,
+		BreakerOpen: c.runner.BreakerOpen(), Paused: len(c.runner.Paused()) > 0, Interruptions: c.interruptions.Load(),
 	}
 }

@@ -1,15 +1,16 @@
 package rabbitmq
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/outboxrelay/relay/inbox/internal/consume"
 )
 
 // The headers of a dead letter, beside all that the message had.
@@ -34,9 +35,6 @@ const (
 	HeaderUserID     = "inbox-user-id"
 	HeaderCC         = "inbox-cc"
 )
-
-// maxError keeps the headers' frame small.
-const maxError = 1000
 
 // publisher sends dead letters, each confirmed before the next one: they are
 // rare. It has a connection of its own, since the broker stops reading from
@@ -161,26 +159,34 @@ func describe(exchange string) string {
 	return fmt.Sprintf("exchange %q", exchange)
 }
 
-// failure is what a dead letter says about itself.
-type failure struct {
-	err      error
-	attempts int
-	consumer string
-	queue    string
+// deadLetter publishes dead letters.
+func (c *Consumer) deadLetter(to DeadLetter) func(context.Context, *consume.Item, consume.Failure) (string, error) {
+	return func(ctx context.Context, item *consume.Item, f consume.Failure) (string, error) {
+		var p *publisher
+		select {
+		case p = <-c.publisher:
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+		defer func() { c.publisher <- p }()
+		d := item.Delivery.(*amqp.Delivery)
+		key := cmp.Or(to.RoutingKey, d.RoutingKey)
+		return fmt.Sprintf("%s, routing key %q", describe(to.Exchange), key), p.publish(ctx, to.Exchange, key, c.letter(d, f))
+	}
 }
 
-// deadLetter returns the message as it was, with what failed in its headers.
-func deadLetter(d *amqp.Delivery, f failure) amqp.Publishing {
+// letter returns the message as it was, with what failed in its headers.
+func (c *Consumer) letter(d *amqp.Delivery, f consume.Failure) amqp.Publishing {
 	headers := make(amqp.Table, len(d.Headers)+9)
 	maps.Copy(headers, d.Headers)
 	if cc, ok := headers["CC"]; ok {
 		delete(headers, "CC")
 		headers[HeaderCC] = cc
 	}
-	headers[HeaderError] = shorten(f.err.Error())
-	headers[HeaderAttempts] = int64(f.attempts)
-	headers[HeaderConsumer] = f.consumer
-	headers[HeaderSource] = f.queue
+	headers[HeaderError] = f.Text()
+	headers[HeaderAttempts] = int64(f.Attempts)
+	headers[HeaderConsumer] = c.config.Inbox.Consumer
+	headers[HeaderSource] = c.config.Queue
 	headers[HeaderExchange] = d.Exchange
 	headers[HeaderRoutingKey] = d.RoutingKey
 	if d.Expiration != "" {
@@ -203,17 +209,4 @@ func deadLetter(d *amqp.Delivery, f failure) amqp.Publishing {
 		AppId:           d.AppId,
 		Body:            d.Body,
 	}
-}
-
-// shorten returns the beginning of an error as valid UTF-8.
-func shorten(text string) string {
-	text = strings.ToValidUTF8(text, "\uFFFD")
-	if len(text) <= maxError {
-		return text
-	}
-	end := maxError
-	for !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return text[:end] + "…"
 }

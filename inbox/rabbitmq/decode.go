@@ -6,20 +6,39 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/outboxrelay/relay/inbox"
+	"github.com/outboxrelay/relay/inbox/internal/consume"
 )
 
-// decode returns the delivery as a message, and the id that the inbox gives
-// it. The error says that it has none.
-func (c *Consumer) decode(d *amqp.Delivery) (m inbox.Message, id inbox.ID, err error) {
-	m = inbox.Message{
+// decode returns the delivery as a message.
+func (c *Consumer) decode(d *amqp.Delivery) *consume.Item {
+	item := &consume.Item{Delivery: d, Message: inbox.Message{
 		Topic: d.RoutingKey, Payload: d.Body,
 		Source: inbox.QueueSource(c.config.Queue), ReceivedAt: time.Now(),
+	}}
+	item.Source.Exchange = d.Exchange
+	if c.config.Retry == RetryRequeue {
+		// Other consumers may have tried it and given it back.
+		item.Before = deliveries(d)
 	}
-	m.Source.Exchange = d.Exchange
-	c.config.Decoder.RabbitMQ(&m, inbox.Properties{
+	c.config.Decoder.RabbitMQ(&item.Message, inbox.Properties{
 		MessageID: d.MessageId, CorrelationID: d.CorrelationId, Type: d.Type,
 		ContentType: d.ContentType, Timestamp: d.Timestamp,
 	}, d.Headers)
-	id, err = c.runner.Identify(m)
-	return m, id, err
+	return item
+}
+
+// deliveries returns how often a quorum queue has delivered the message
+// before, 0 for other queues.
+func deliveries(d *amqp.Delivery) int {
+	switch n := d.Headers["x-delivery-count"].(type) {
+	case int64:
+		return int(n)
+	case int32:
+		return int(n)
+	case int16:
+		return int(n)
+	case byte:
+		return int(n)
+	}
+	return 0
 }

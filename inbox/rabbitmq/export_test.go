@@ -1,6 +1,14 @@
 package rabbitmq
 
-import "time"
+import (
+	"time"
+
+	"github.com/outboxrelay/relay/inbox/internal/consume"
+)
 
 // SetOutagePatience replaces outagePatience; call it before Run.
-func (c *Consumer) SetOutagePatience(d time.Duration) { c.patience = d }
+func (c *Consumer) SetOutagePatience(d time.Duration) {
+	core := c.core()
+	core.Patience = d
+	c.runner = consume.New(core)
+}

@@ -2,9 +2,9 @@ package rabbitmq
 
 import (
 	"context"
-	"errors"
-	"math/rand/v2"
 	"time"
+
+	"github.com/outboxrelay/relay/inbox/internal/consume"
 )
 
 // outagePatience is how long messages wait in place for a database that is
@@ -13,13 +13,10 @@ import (
 // too often.
 const outagePatience = time.Minute
 
-// errDatabaseAway ends a session.
-var errDatabaseAway = errors.New("the database is away for longer than the messages should wait here")
-
 // awaitDatabase returns when the database answers, or ctx has ended.
 func (c *Consumer) awaitDatabase(ctx context.Context) {
 	for n := 1; c.runner.Ping(ctx) != nil; n++ {
-		if !sleep(ctx, c.config.Backoff.pause(n, rand.Float64())) {
+		if !consume.Sleep(ctx, c.config.Backoff.Pause(n)) {
 			return
 		}
 	}

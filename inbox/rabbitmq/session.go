@@ -5,13 +5,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"sync"
 	"sync/atomic"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
-	"github.com/outboxrelay/relay/inbox"
+	"github.com/outboxrelay/relay/inbox/internal/consume"
 )
 
 // session is one subscription on a connection of its own. Nothing of it
@@ -24,9 +23,6 @@ type session struct {
 	closes     chan *amqp.Error
 	cancels    chan string
 	acks       *acks
-	lanes      []chan *task
-	seed       maphash.Seed
-	next       int // the lane of the next message without key
 
 	// halted ends when no further message is to be started, because Run or
 	// the session ends. Its cause is the reason.
@@ -36,29 +32,16 @@ type session struct {
 	settled atomic.Int64
 }
 
-// task is a delivery on its way through a lane.
-type task struct {
-	delivery amqp.Delivery
-	message  inbox.Message
-	id       inbox.ID
-	// err is why the message has no id.
-	err error
-}
-
 // subscribe connects and begins to consume. Its errors name the remedy.
 func (c *Consumer) subscribe(ctx context.Context, url string) (*session, error) {
 	l, err := connect(ctx, url, c.config.Name, c.config.TLS)
 	if err != nil {
 		return nil, err
 	}
-	s := &session{consumer: c, link: l, seed: maphash.MakeSeed()}
+	s := &session{consumer: c, link: l}
 	if err := l.talk(s.open); err != nil {
 		l.close()
 		return nil, err
-	}
-	for range c.config.Concurrency {
-		// The broker sends no more than Prefetch, so that no send blocks.
-		s.lanes = append(s.lanes, make(chan *task, c.config.Prefetch))
 	}
 	return s, nil
 }
@@ -123,11 +106,15 @@ func (s *session) explain(what string, err error) error {
 func (s *session) run(ctx, work context.Context) (progress bool, err error) {
 	s.halted, s.halt = context.WithCancelCause(ctx)
 	defer s.halt(nil)
-	var workers sync.WaitGroup
-	for _, lane := range s.lanes {
-		workers.Go(func() { s.work(work, lane) })
+	// It holds no more than Prefetch messages.
+	queue := s.consumer.runner.NewQueue(s.halted, s.consumer.logger)
+	queue.Acknowledge, queue.Halt = s.acknowledge, s.halt
+	if s.consumer.config.Retry == RetryRequeue {
+		queue.Requeue = func(item *consume.Item) { _ = s.acks.requeue(tag(item)) } // an error ends the session too
 	}
-	err = s.dispatch()
+	var workers sync.WaitGroup
+	workers.Go(func() { queue.Run(work) })
+	err = s.dispatch(queue)
 	s.halt(err)
 	workers.Wait()
 	// The end of the channel gives back what is not acknowledged, in its old
@@ -142,42 +129,36 @@ func (s *session) run(ctx, work context.Context) (progress bool, err error) {
 	return s.settled.Load() > 0, err
 }
 
-// dispatch hands deliveries to the lanes until the subscription ends.
-func (s *session) dispatch() error {
+// dispatch hands deliveries to the queue until the subscription ends.
+func (s *session) dispatch(queue *consume.Queue) error {
 	for {
 		select {
 		case d, ok := <-s.deliveries:
 			if !ok {
 				return s.ending()
 			}
-			t := &task{delivery: d}
-			t.message, t.id, t.err = s.consumer.decode(&t.delivery)
-			s.lanes[s.lane(&t.message)] <- t
+			queue.Add(s.consumer.decode(&d))
 		case <-s.halted.Done():
 			return context.Cause(s.halted)
 		}
 	}
 }
 
-// lane returns the place of the message's key.
-func (s *session) lane(m *inbox.Message) int {
-	if len(s.lanes) == 1 {
-		return 0
+// acknowledge tells the broker what is settled. An error ends the session too,
+// and the messages come again and are recognised.
+func (s *session) acknowledge(items ...*consume.Item) {
+	tags := make([]uint64, len(items))
+	for n, item := range items {
+		tags[n] = tag(item)
 	}
-	if m.Key != nil {
-		return int(maphash.Bytes(s.seed, m.Key) % uint64(len(s.lanes)))
+	if err := s.acks.ack(tags...); err != nil {
+		s.consumer.runner.Observer().AcknowledgementFailed(s.consumer.config.Inbox.Consumer, s.consumer.config.Queue)
+		return
 	}
-	// The shortest, the first one after the last one among equals.
-	best := -1
-	for i := range s.lanes {
-		lane := (s.next + i) % len(s.lanes)
-		if best < 0 || len(s.lanes[lane]) < len(s.lanes[best]) {
-			best = lane
-		}
-	}
-	s.next = best + 1
-	return best
+	s.settled.Add(int64(len(tags)))
 }
+
+func tag(item *consume.Item) uint64 { return item.Delivery.(*amqp.Delivery).DeliveryTag }
 
 // ending says why no more deliveries come.
 func (s *session) ending() error {

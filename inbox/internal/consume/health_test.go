@@ -1,4 +1,4 @@
-package attempt
+package consume
 
 import (
 	"bytes"
@@ -34,7 +34,7 @@ func TestNoConnectionIsNoOutage(t *testing.T) {
 	t.Cleanup(pool.Close)
 	var log bytes.Buffer
 	observer := &told{}
-	r := &Runner{Inbox: &inbox.Inbox{Consumer: "billing", Observer: observer}, DB: pool, Logger: slog.New(slog.NewTextHandler(&log, nil))}
+	r := New(Config{Inbox: &inbox.Inbox{Consumer: "billing", Observer: observer}, DB: pool, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	handler, err := pool.Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,9 @@
-package attempt
+package consume
 
 import (
 	"context"
+	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"time"
 
@@ -21,24 +23,31 @@ const (
 	// Database means that the message may succeed unchanged when the database is back.
 	// It is no attempt.
 	Database
+	// Contention means that other transactions were in the way: a lock was not
+	// free in time, or a deadlock or a serialization failure came again and
+	// again. The message may succeed unchanged. It is no attempt.
+	Contention
 	// Message means that the handler did not get along with the message.
 	Message
 	// Permanent is Message, and the handler says that no further attempt can
 	// succeed.
 	Permanent
-	// Hopeless means that the message has no id, so that it cannot be tried.
-	Hopeless
 )
 
-// Judge says whose fault an error of Try is, and tells the observer. It may ask
+// judge says whose fault an error of try is, and tells the observer. It may ask
 // the database whether it answers, and logs when an outage begins.
-func (r *Runner) Judge(work context.Context, err error) Fault {
-	fault := r.judge(work, err)
-	if fault == Database {
+func (r *Runner) judge(work context.Context, err error) Fault {
+	fault := r.faultOf(work, err)
+	switch fault {
+	case Database:
 		r.gone(err, false)
+	case Contention:
+		r.counters.contentions.Add(1)
+		r.contended.warn(r.config.Logger, "messages wait for other transactions of the database (locks, deadlocks, serialization failures): they are tried again, and no attempt is counted", err)
+	case Interrupted, Message, Permanent:
 	}
 	if failed, ok := errors.AsType[*Error](err); ok {
-		r.Observer().Failed(r.Inbox.Consumer, failed.source, failed.reason(fault))
+		r.failed(failed.source, failed.reason(fault))
 	}
 	return fault
 }
@@ -50,8 +59,8 @@ func (e *Error) reason(fault Fault) inbox.Reason {
 		return inbox.Interrupted
 	case fault == Database:
 		return inbox.DatabaseFailed
-	case fault == Hopeless:
-		return inbox.WithoutID
+	case fault == Contention:
+		return inbox.Contention
 	case isError[*PanicError](e.err):
 		return inbox.HandlerPanicked
 	case e.stage.timeout:
@@ -62,7 +71,7 @@ func (e *Error) reason(fault Fault) inbox.Reason {
 	return inbox.HandlerFailed
 }
 
-func (r *Runner) judge(work context.Context, err error) Fault {
+func (r *Runner) faultOf(work context.Context, err error) Fault {
 	var s stage
 	if failed, ok := errors.AsType[*Error](err); ok {
 		s = failed.stage
@@ -70,17 +79,17 @@ func (r *Runner) judge(work context.Context, err error) Fault {
 	switch {
 	case work.Err() != nil:
 		return Interrupted
-	case errors.Is(err, inbox.ErrNoID) && !s.entered:
-		return Hopeless
 	case isError[*PanicError](err):
 		return Message
+	case isContention(err) && !s.lost:
+		return Contention
 	case !s.entered, s.lost, isOutage(err):
 		// What comes before the handler is the same for every message: a
 		// table that is missing must not make poison of all of them.
 		return Database
 	case isError[*failure.Permanent](err):
 		return Permanent
-	case isError[*pgconn.PgError](err), errors.Is(err, pgx.ErrTxCommitRollback):
+	case sqlState(err) != "", errors.Is(err, pgx.ErrTxCommitRollback):
 		return Message // the database answered
 	case s.done:
 		return Database // it did not, to the commit
@@ -95,29 +104,52 @@ func (r *Runner) judge(work context.Context, err error) Fault {
 	return Message
 }
 
-// isOutage recognises errors that say that the database cannot work for now,
-// whatever it is asked, and those that the same transaction may not meet again.
-func isOutage(err error) bool {
-	if isError[*pgconn.ConnectError](err) {
+// isContention recognises what the server says when other transactions were in
+// the way. A statement_timeout (57014) is not among them: it does not say
+// whether the statement waited or was slow, which it would be the next time too.
+func isContention(err error) bool {
+	switch sqlState(err) {
+	case "55P03", // lock_not_available: lock_timeout, NOWAIT
+		"40001", "40P01": // serialization_failure, deadlock_detected
 		return true
 	}
-	e, ok := errors.AsType[*pgconn.PgError](err)
-	if !ok || len(e.Code) != 5 {
+	return false
+}
+
+// isOutage recognises errors that say that the database cannot work for now,
+// whatever it is asked.
+func isOutage(err error) bool {
+	if isError[*pgconn.ConnectError](err) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) {
+		return true
+	}
+	state := sqlState(err)
+	if len(state) != 5 {
 		return false
 	}
-	switch e.Code[:2] {
+	switch state[:2] {
 	case "08", // connection exception
 		"53", // insufficient resources: connections, memory, disk
 		"58": // system error: input and output
 		return true
 	}
-	switch e.Code {
+	switch state {
 	case "57P01", "57P02", "57P03", "57P05", // shut down, crashed, starting, idle session ended
-		"25006",          // read-only: a primary that became a standby
-		"40001", "40P01": // serialization failure, deadlock
+		"25006": // read-only: a primary that became a standby
 		return true
 	}
 	return false
+}
+
+// sqlState is the SQLSTATE of any driver's error, or empty.
+func sqlState(err error) string {
+	var state interface {
+		error
+		SQLState() string
+	}
+	if errors.As(err, &state) {
+		return state.SQLState()
+	}
+	return ""
 }
 
 func isError[E error](err error) bool {
@@ -125,9 +157,9 @@ func isError[E error](err error) bool {
 	return ok
 }
 
-// RetryAfter is the pause that the handler asked for before the next attempt, 0
+// retryAfter is the pause that the handler asked for before the next attempt, 0
 // for none.
-func RetryAfter(err error) time.Duration {
+func retryAfter(err error) time.Duration {
 	if asked, ok := errors.AsType[*failure.RetryAfter](err); ok {
 		return max(asked.Delay, 0)
 	}

@@ -1,7 +1,8 @@
-package attempt
+package consume
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"sync"
 	"time"
@@ -23,7 +24,15 @@ const (
 func (r *Runner) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
-	tx, err := r.DB.Begin(ctx)
+	if r.config.SQL != nil {
+		tx, err := r.config.SQL.BeginTx(ctx, nil)
+		if err == nil {
+			_, err = tx.ExecContext(ctx, "SELECT 1")
+			_ = tx.Rollback()
+		}
+		return err
+	}
+	tx, err := r.config.DB.Begin(ctx)
 	if err != nil {
 		return err
 	}
@@ -50,12 +59,14 @@ type health struct {
 // although there are no messages, until ctx ends. Without an observer it
 // returns at once.
 func (r *Runner) Watch(ctx context.Context) {
-	if r.Inbox.Observer == nil {
+	if r.config.Inbox.Observer == nil {
 		return
 	}
 	r.health.mu.Lock()
-	r.Observer().DatabaseUp(r.Inbox.Consumer, r.health.up)
+	r.Observer().DatabaseUp(r.config.Inbox.Consumer, r.health.up)
 	r.health.mu.Unlock()
+	r.Observer().BreakerOpen(r.config.Inbox.Consumer, r.BreakerOpen())
+	r.Observer().Paused(r.config.Inbox.Consumer, len(r.Paused()) > 0)
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	for {
@@ -89,12 +100,22 @@ func (r *Runner) look(ctx context.Context) {
 // exhausted reports whether all of the pool's connections are in use, so that
 // a wait for one says nothing about the database.
 func (r *Runner) exhausted() bool {
-	pool, ok := r.DB.(interface{ Stat() *pgxpool.Stat })
-	if !ok {
-		return false
+	switch pool := r.database().(type) {
+	case interface{ Stat() *pgxpool.Stat }:
+		stat := pool.Stat()
+		return stat.AcquiredConns() >= stat.MaxConns()
+	case interface{ Stats() sql.DBStats }:
+		stats := pool.Stats()
+		return stats.MaxOpenConnections > 0 && stats.InUse >= stats.MaxOpenConnections
 	}
-	stat := pool.Stat()
-	return stat.AcquiredConns() >= stat.MaxConns()
+	return false
+}
+
+func (r *Runner) database() any {
+	if r.config.SQL != nil {
+		return r.config.SQL
+	}
+	return r.config.DB
 }
 
 // shown reports whether there is nothing to ask.
@@ -114,12 +135,12 @@ func (r *Runner) gone(err error, watched bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.away.IsZero() {
-		r.Logger.Warn("the database cannot be used: messages wait for it, and no attempt is counted", "error", err)
+		r.config.Logger.Warn("the database cannot be used: messages wait for it, and no attempt is counted", "error", err)
 	}
 	h.away, h.watched = time.Now(), watched
 	if h.up {
 		h.up = false
-		r.Observer().DatabaseUp(r.Inbox.Consumer, false)
+		r.Observer().DatabaseUp(r.config.Inbox.Consumer, false)
 	}
 }
 
@@ -132,11 +153,11 @@ func (r *Runner) back(began time.Time) {
 			return
 		}
 		h.away = time.Time{}
-		r.Logger.Info("the database can be used again")
+		r.config.Logger.Info("the database can be used again")
 	}
 	h.used = began
 	if !h.up {
 		h.up = true
-		r.Observer().DatabaseUp(r.Inbox.Consumer, true)
+		r.Observer().DatabaseUp(r.config.Inbox.Consumer, true)
 	}
 }
