@@ -30,7 +30,7 @@ const patience = 2 * time.Minute
 
 // stage is a topic, a group and a database with effects.
 type stage struct {
-	t       *testing.T
+	t       testing.TB
 	brokers []string
 	topic   string
 	group   string
@@ -38,7 +38,7 @@ type stage struct {
 	db      *pgtest.Database
 }
 
-func newStage(t *testing.T, partitions int, settings ...kafkago.ConfigEntry) *stage {
+func newStage(t testing.TB, partitions int, settings ...kafkago.ConfigEntry) *stage {
 	t.Helper()
 	servers := os.Getenv("RELAY_TEST_KAFKA_BROKERS")
 	if servers == "" {
@@ -54,7 +54,7 @@ func newStage(t *testing.T, partitions int, settings ...kafkago.ConfigEntry) *st
 }
 
 // newInbox is a database with an inbox and a table for effects.
-func newInbox(t *testing.T) *pgtest.Database {
+func newInbox(t testing.TB) *pgtest.Database {
 	t.Helper()
 	db := pgtest.New(t)
 	migrate(t, db, "inbox")
@@ -64,7 +64,7 @@ func newInbox(t *testing.T) *pgtest.Database {
 
 func (s *stage) migrate(table string) { migrate(s.t, s.db, table) }
 
-func migrate(t *testing.T, db *pgtest.Database, table string) {
+func migrate(t testing.TB, db *pgtest.Database, table string) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), db.URL)
 	if err != nil {
@@ -132,7 +132,7 @@ func (s *stage) produce(partition int, records ...kafkago.Record) {
 }
 
 // rewind lets a record be written again: kafka-go reads it.
-func rewind(t *testing.T, b kafkago.Bytes) {
+func rewind(t testing.TB, b kafkago.Bytes) {
 	t.Helper()
 	if b == nil {
 		return
@@ -157,6 +157,22 @@ func (s *stage) publish(first, last, partitions int) {
 	}
 }
 
+// publishKeys writes as many messages, evenly over partitions and keys.
+func (s *stage) publishKeys(count, partitions, keys int) {
+	s.t.Helper()
+	for partition := range partitions {
+		records := make([]kafkago.Record, 0, 1000)
+		for n := partition; n < count; n += partitions {
+			r := s.record(n)
+			r.Key = kafkago.NewBytes(fmt.Append(nil, n/partitions%keys))
+			if records = append(records, r); len(records) == cap(records) || n+partitions >= count {
+				s.produce(partition, records...)
+				records = records[:0]
+			}
+		}
+	}
+}
+
 // config is a consumer's, with times that suit a test.
 func (s *stage) config(handler inbox.Handler) kafka.Config {
 	return kafka.Config{
@@ -169,7 +185,7 @@ func (s *stage) config(handler inbox.Handler) kafka.Config {
 	}
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(b []byte) (int, error) {
 	w.t.Log(strings.TrimSuffix(string(b), "\n"))
@@ -186,14 +202,14 @@ func effect(ctx context.Context, tx pgx.Tx, m inbox.Message) error {
 // consumer is one that runs.
 type consumer struct {
 	*kafka.Consumer
-	t      *testing.T
+	t      testing.TB
 	cancel context.CancelFunc
 	done   chan error
 	once   sync.Once
 	err    error
 }
 
-func start(t *testing.T, config kafka.Config) *consumer {
+func start(t testing.TB, config kafka.Config) *consumer {
 	t.Helper()
 	made, err := kafka.New(config)
 	if err != nil {
@@ -232,7 +248,7 @@ func stacks() string {
 }
 
 // await polls until a condition is true.
-func await(t *testing.T, what string, condition func() bool) {
+func await(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	for !condition() {
@@ -302,14 +318,14 @@ func (s *stage) read(topic string, n int) (records []kafkago.Message) {
 }
 
 // checkGoroutines verifies that consumers left none behind.
-func checkGoroutines(t *testing.T) {
+func checkGoroutines(t testing.TB) {
 	t.Helper()
 	await(t, "all goroutines of the package have ended", func() bool {
 		return !strings.Contains(stacks(), "/inbox/kafka.(")
 	})
 }
 
-func newPool(t *testing.T, settings *pgxpool.Config) *pgxpool.Pool {
+func newPool(t testing.TB, settings *pgxpool.Config) *pgxpool.Pool {
 	t.Helper()
 	pool, err := pgxpool.NewWithConfig(t.Context(), settings)
 	if err != nil {
