@@ -67,7 +67,7 @@ func (c *Consumer) serve(ctx context.Context, m *member, assigned *assignment) e
 	var workers sync.WaitGroup
 	if !c.asked {
 		c.asked = true
-		workers.Go(func() { c.warnOfRetention(g.ended) })
+		workers.Go(func() { c.warnOfRetention(g.ended, c.config.Topics) })
 	}
 	observer := c.runner.Observer()
 	for id, committed := range assigned.partitions {
