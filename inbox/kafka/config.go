@@ -32,7 +32,8 @@ type Config struct {
 	// StartOffset is where a partition begins of which the group has not
 	// committed an offset: kafka.FirstOffset, the default, or
 	// kafka.LastOffset, which passes over everything that was published before
-	// the partition was first assigned, and is committed then.
+	// the partition was first assigned, and is committed then. It also says
+	// where to go on when the partition ends before the committed offset.
 	StartOffset int64
 
 	// Inbox says who consumes and where it is remembered.

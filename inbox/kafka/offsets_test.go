@@ -14,17 +14,47 @@ import (
 func TestOffsetBeyondTheEnd(t *testing.T) {
 	s := newStage(t, 1)
 	s.publish(0, 10, 1)
-	response, err := s.client.OffsetCommit(t.Context(), &kafkago.OffsetCommitRequest{
-		GroupID: s.group, GenerationID: -1, Topics: map[string][]kafkago.OffsetCommit{s.topic: {{Partition: 0, Offset: 1000}}},
-	})
-	if err != nil || response.Topics[s.topic][0].Error != nil {
-		t.Fatal(err, response)
-	}
+	s.commit(1000)
 	c := start(t, s.config(effect))
 	s.awaitEffects(10)
 	await(t, "the offset is right", func() bool { return s.committed(1)[0] == 10 })
 	c.mustStop()
 	s.checkEffects(10)
+}
+
+// A consumer of the newest messages does not process the history when its
+// offset is beyond the end.
+func TestOffsetBeyondTheEndOfWhoBeganAtTheEnd(t *testing.T) {
+	s := newStage(t, 1)
+	s.publish(0, 500, 1)
+	config := s.config(effect)
+	config.StartOffset = kafkago.LastOffset
+	c := start(t, config)
+	await(t, "begun", func() bool { return s.committed(1)[0] == 500 })
+	s.publish(500, 510, 1)
+	s.awaitEffects(10)
+	c.mustStop()
+	s.commit(515)
+	c = start(t, config)
+	await(t, "the offset is the end's", func() bool { return s.committed(1)[0] == 510 })
+	s.publish(510, 520, 1)
+	s.awaitEffects(20)
+	c.mustStop()
+	if n := s.db.Int(t, `SELECT count(*) FROM effects WHERE "offset" < 500`); n != 0 {
+		t.Errorf("%d messages were processed that had been passed over", n)
+	}
+	s.checkEffects(20)
+}
+
+// commit sets the offset of partition 0, in the name of no member.
+func (s *stage) commit(offset int64) {
+	s.t.Helper()
+	await(s.t, "the coordinator takes an offset", func() bool {
+		response, err := s.client.OffsetCommit(s.t.Context(), &kafkago.OffsetCommitRequest{
+			GroupID: s.group, GenerationID: -1, Topics: map[string][]kafkago.OffsetCommit{s.topic: {{Partition: 0, Offset: offset}}},
+		})
+		return err == nil && response.Topics[s.topic][0].Error == nil
+	})
 }
 
 // Compaction removes records in the middle and at the end of batches. Each

@@ -115,6 +115,14 @@ func (p *partition) relocate(ctx context.Context, outOfRange error) error {
 		if p.outside++; p.outside < 5 {
 			return outOfRange
 		}
+		p.outside = 0
+		if p.consumer.config.StartOffset == kafkago.LastOffset {
+			p.logger.Error("the partition ends before the group's offset: it was made anew, or lost its end in an unclean election; reading from its end, as StartOffset says",
+				"offset", p.next, "first", first, "end", last)
+			p.next = last
+			p.progress.await(ctx, p.id, last)
+			return nil
+		}
 		p.logger.Error("the partition ends before the group's offset: it was made anew, or lost its end in an unclean election; reading from its beginning, what was processed is recognised",
 			"offset", p.next, "first", first, "end", last)
 	default:
