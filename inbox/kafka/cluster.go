@@ -23,6 +23,8 @@ type cluster struct {
 	bootstrap []string
 	dialer    *kafkago.Dialer
 	topics    []string
+	// budget bounds what is in memory of all that is read.
+	budget *budget
 
 	// turn is held by who asks; it guards connection.
 	turn       chan struct{}

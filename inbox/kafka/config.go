@@ -104,10 +104,19 @@ type Config struct {
 	// again, and are recognised. They are committed at once when the group
 	// rebalances and when Run ends.
 	CommitInterval time.Duration
-	// FetchBytes bounds what is in memory of each assigned partition, as the
-	// broker sends it, that is compressed; 1 MiB by default. A single larger
-	// message is read all the same.
+	// FetchBytes bounds what is read of a partition at a time, as the broker
+	// sends it, that is compressed; 1 MiB by default. It is less where there are
+	// many partitions, see MaxBytes. A single larger batch is read all the same.
 	FetchBytes int
+	// MaxBytes bounds what is in memory of all partitions: the responses as the
+	// broker sent them, and what decompressing them takes, which is done while
+	// they are read; 64 MiB by default. Half of it is shared out evenly among
+	// the assigned partitions, and each fetches up to half of its share at a
+	// time; the other half is for batches that do not fit in a share, for which
+	// partitions take turns. A batch that is larger than that is read alone.
+	// Beside it there is a message for each partition, or the messages of a
+	// BatchHandler, up to FetchBytes.
+	MaxBytes int
 	// FetchWait is how long the broker waits for a message before it answers
 	// that there is none; 1 s by default.
 	FetchWait time.Duration
@@ -179,6 +188,7 @@ func (c Config) withDefaults() Config {
 	c.StartOffset = orDefault(c.StartOffset, kafkago.FirstOffset)
 	c.CommitInterval = orDefault(c.CommitInterval, time.Second)
 	c.FetchBytes = orDefault(c.FetchBytes, 1<<20)
+	c.MaxBytes = orDefault(c.MaxBytes, 64<<20)
 	c.FetchWait = orDefault(c.FetchWait, time.Second)
 	c.SessionTimeout = orDefault(c.SessionTimeout, 45*time.Second)
 	c.HeartbeatInterval = orDefault(c.HeartbeatInterval, 3*time.Second)
@@ -254,7 +264,7 @@ func (c *Config) checkNumbers(fault func(string, ...any)) {
 		name          string
 		value, lowest int
 	}{
-		{"FetchBytes", c.FetchBytes, 1},
+		{"FetchBytes", c.FetchBytes, 1}, {"MaxBytes", c.MaxBytes, 1 << 20},
 	} {
 		if number.value < number.lowest || number.value > math.MaxInt32 {
 			fault("%s: %d is not between %d and %d", number.name, number.value, number.lowest, math.MaxInt32)

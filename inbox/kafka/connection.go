@@ -1,8 +1,10 @@
 package kafka
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -62,7 +64,10 @@ type connection struct {
 	address  string
 	protocol *protocol.Conn
 	versions map[protocol.ApiKey]int16
-	broken   bool
+	clientID string
+	// correlation numbers the requests of exchange.
+	correlation int32
+	broken      bool
 }
 
 // dial connects to host:port with the settings of the dialer.
@@ -108,7 +113,7 @@ func open(ctx context.Context, dialer *kafkago.Dialer, address string) (c *conne
 		}
 		stream = tls.Client(socket, config)
 	}
-	c = &connection{address: address, protocol: protocol.NewConn(stream, dialer.ClientID)}
+	c = &connection{address: address, clientID: dialer.ClientID, protocol: protocol.NewConn(stream, dialer.ClientID)}
 	if err := c.negotiate(); err != nil {
 		if dialer.TLS == nil && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
 			return nil, fmt.Errorf("%w: the broker hung up, which it does when it expects TLS: set Dialer.TLS", err)
@@ -205,21 +210,99 @@ func (c *connection) authenticate(ctx context.Context, mechanism sasl.Mechanism)
 
 // roundTrip sends a request and returns its response within limit. After an
 // error the connection is closed.
-func (c *connection) roundTrip(ctx context.Context, limit time.Duration, request protocol.Message) (protocol.Message, error) {
-	if c.broken {
-		return nil, fmt.Errorf("broker %s: %w", c.address, net.ErrClosed)
+func (c *connection) roundTrip(ctx context.Context, limit time.Duration, request protocol.Message) (response protocol.Message, err error) {
+	err = c.talk(ctx, limit, request.ApiKey(), func() error {
+		response, err = c.protocol.RoundTrip(request)
+		return err
+	})
+	return response, err
+}
+
+// exchange is roundTrip for what kafka-go does not encode: body is the request
+// in the version that was negotiated. The response's size is admitted, which
+// may take its time, before it is read.
+func (c *connection) exchange(ctx context.Context, limit time.Duration, key protocol.ApiKey, body []byte, admit func(size int) error) (response []byte, err error) {
+	err = c.talk(ctx, limit, key, func() error {
+		version := c.versions[key]
+		c.correlation++
+		request := appendInt32(make([]byte, 0, 64+len(body)), 0)
+		request = appendInt16(request, int16(key)) //nolint:gosec // there are few
+		request = appendInt16(request, version)
+		request = appendInt32(request, c.correlation)
+		request = appendString(request, c.clientID)
+		flexible := isFlexible(key, version)
+		if flexible {
+			request = append(request, 0) // no tags
+		}
+		request = append(request, body...)
+		binary.BigEndian.PutUint32(request, uint32(len(request)-4)) //nolint:gosec // it is small
+		if _, err := c.protocol.Write(request); err != nil {
+			return err
+		}
+		var head [8]byte
+		if _, err := io.ReadFull(c.protocol, head[:]); err != nil {
+			return err
+		}
+		size := int(int32(binary.BigEndian.Uint32(head[:]))) - 4                                         //nolint:gosec // it is an int32
+		if answered := int32(binary.BigEndian.Uint32(head[4:])); size < 0 || answered != c.correlation { //nolint:gosec // it is an int32
+			return fmt.Errorf("the answer of %d bytes is to request %d, not to %d", size, answered, c.correlation)
+		}
+		if admit != nil {
+			if err := admit(size); err != nil {
+				return err
+			}
+			if err := c.protocol.SetDeadline(time.Now().Add(limit)); err != nil {
+				return err
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+		}
+		if response, err = readAll(c.protocol, size); err != nil {
+			return err
+		}
+		if flexible {
+			r := reader{rest: response}
+			r.tags()
+			response, err = r.rest, r.err
+		}
+		return err
+	})
+	return response, err
+}
+
+// readAll reads n bytes. A number that is wrong takes no memory.
+func readAll(r io.Reader, n int) ([]byte, error) {
+	const trusted = 16 << 20
+	if n <= trusted {
+		b := make([]byte, n)
+		_, err := io.ReadFull(r, b)
+		return b, err
 	}
-	if _, ok := c.versions[request.ApiKey()]; !ok {
-		return nil, fmt.Errorf("broker %s: %w: it has no version of %s that this consumer speaks", c.address, kafkago.UnsupportedVersion, request.ApiKey())
+	var b bytes.Buffer
+	_, err := io.CopyN(&b, r, int64(n))
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return b.Bytes(), err
+}
+
+// talk has a request and its response within limit. After an error the
+// connection is closed.
+func (c *connection) talk(ctx context.Context, limit time.Duration, key protocol.ApiKey, exchange func() error) error {
+	if c.broken {
+		return fmt.Errorf("broker %s: %w", c.address, net.ErrClosed)
+	}
+	if _, ok := c.versions[key]; !ok {
+		return fmt.Errorf("broker %s: %w: it has no version of %s that this consumer speaks", c.address, kafkago.UnsupportedVersion, key)
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 	err := c.protocol.SetDeadline(time.Now().Add(limit))
 	stop := context.AfterFunc(ctx, func() { _ = c.protocol.SetDeadline(time.Unix(1, 0)) })
-	var response protocol.Message
 	if err == nil {
-		response, err = c.protocol.RoundTrip(request)
+		err = guard(exchange)
 	}
 	// Cut off by the context just after the answer: the deadline stays.
 	cut := !stop()
@@ -228,11 +311,26 @@ func (c *connection) roundTrip(ctx context.Context, limit time.Duration, request
 	}
 	if err != nil {
 		if cut {
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("broker %s: %s: %w", c.address, request.ApiKey(), err)
+		return fmt.Errorf("broker %s: %s: %w", c.address, key, err)
 	}
-	return response, nil
+	return nil
+}
+
+// guard makes an error of a panic: what a broker sends must not end the process.
+func guard(decode func() error) (err error) {
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			err = fmt.Errorf("what the broker sent cannot be decoded: %v", panicked)
+		}
+	}()
+	return decode()
+}
+
+// isFlexible reports whether a version's header and body have tagged fields.
+func isFlexible(key protocol.ApiKey, version int16) bool {
+	return key == protocol.Metadata && version >= 9
 }
 
 func (c *connection) close() {

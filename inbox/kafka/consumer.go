@@ -53,6 +53,7 @@ func New(config Config) (*Consumer, error) {
 		logger:  logger,
 		cluster: newCluster(config.Brokers, config.Dialer, topics),
 	}
+	c.cluster.budget = newBudget(config.MaxBytes)
 	core := config.core()
 	core.Logger = logger
 	if dead, ok := config.OnPoison.(DeadLetter); ok {

@@ -1,21 +1,22 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
-	"github.com/segmentio/kafka-go/protocol/fetch"
 	"github.com/segmentio/kafka-go/protocol/listoffsets"
 )
 
 // transferTimeout is how long a broker may take to send what it has.
 const transferTimeout = 30 * time.Second
+
+// readCommitted is an isolation level.
+const readCommitted = 1
 
 // fetcher reads one partition from its leader, by a connection of its own: the
 // broker answers a connection's requests in turn, and one for an idle
@@ -29,62 +30,121 @@ type fetcher struct {
 	// since is how old the knowledge of the leader may be: not from before the
 	// assignment, or the last failure.
 	since time.Time
+	// reading is the last response; wanted the memory that it wanted, where it
+	// was given up for want of it.
+	reading *records
+	wanted  int
 }
 
 // fetch returns records from offset on, or none when there are none within
-// FetchWait.
+// FetchWait. What was returned before must not be read any more.
 func (f *fetcher) fetch(ctx context.Context, offset int64) (*records, error) {
-	return f.request(ctx, offset, f.config.FetchBytes, f.config.FetchWait)
-}
-
-func (f *fetcher) request(ctx context.Context, offset int64, bytes int, wait time.Duration) (*records, error) {
-	message, err := f.call(ctx, wait+transferTimeout, &fetch.Request{
-		ReplicaID: -1, MaxWaitTime: milliseconds(wait), MinBytes: 1, MaxBytes: int32(bytes), //nolint:gosec // Config.check bounds it
-		IsolationLevel: int8(kafkago.ReadCommitted), SessionID: 0, SessionEpoch: -1,
-		Topics: []fetch.RequestTopic{{Topic: f.partition.topic, Partitions: []fetch.RequestPartition{{
-			Partition: f.partition.id, CurrentLeaderEpoch: -1, FetchOffset: offset, LogStartOffset: -1, PartitionMaxBytes: int32(bytes), //nolint:gosec // see above
-		}}}},
-	})
+	f.drop()
+	connection, err := f.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	response := message.(*fetch.Response)
-	if response.ErrorCode != 0 {
-		return nil, f.explain("fetch", response.ErrorCode)
+	share := f.cluster.budget.share()
+	r := newRecords(ctx, f.partition, offset, &lease{budget: f.cluster.budget, own: share})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f.reading = r
+	body := f.request(connection.versions[protocol.Fetch], offset, min(f.config.FetchBytes, max(share/2, 1)))
+	response, err := connection.exchange(ctx, f.config.FetchWait+transferTimeout, protocol.Fetch, body, func(size int) error {
+		// What a response needed that was given up is waited for at once.
+		return r.lease.admit(ctx, max(size, f.wanted))
+	})
+	f.wanted = 0
+	if err == nil {
+		err = f.parse(r, connection.versions[protocol.Fetch], response)
 	}
-	if len(response.Topics) != 1 || len(response.Topics[0].Partitions) != 1 {
-		return nil, fmt.Errorf("%s: the broker answered a fetch without the partition", f.partition)
-	}
-	p := response.Topics[0].Partitions[0]
-	if p.ErrorCode != 0 {
-		return nil, f.explain("fetch", p.ErrorCode)
-	}
-	slices.SortFunc(p.AbortedTransactions, func(a, b fetch.ResponseTransaction) int { return int(a.FirstOffset - b.FirstOffset) })
-	r := &records{next: offset, end: p.HighWatermark, stable: p.LastStableOffset, aborted: p.AbortedTransactions, dropping: make(map[int64]bool)}
-	if stream, ok := p.RecordSet.Records.(*protocol.RecordStream); ok {
-		r.batches = stream.Records
+	if err != nil {
+		f.since = time.Now()
+		r.release()
+		return nil, err
 	}
 	return r, nil
 }
 
-// pass returns the offset behind a batch that has no record from offset on.
-// Compaction leaves such batches, and kafka-go does not tell where they end; so
-// look for the least offset from which the broker no longer sends it.
-func (f *fetcher) pass(ctx context.Context, offset int64, r *records) (int64, error) {
-	low, high := offset+1, r.stable
-	for low < high {
-		middle := low + (high-low)/2
-		found, err := f.request(ctx, middle, 1, time.Millisecond)
-		if err != nil {
-			return 0, err
-		}
-		if base, ok := found.base(); ok && base == r.last {
-			low = middle + 1
-		} else {
-			high = middle
-		}
+// request asks for the records of the partition, in versions 4 to 11.
+func (f *fetcher) request(version int16, offset int64, bytes int) []byte {
+	b := appendInt32(nil, -1) // no replica
+	b = appendInt32(b, milliseconds(f.config.FetchWait))
+	b = appendInt32(b, 1)            // MinBytes
+	b = appendLength(b, bytes)       // MaxBytes
+	b = appendInt8(b, readCommitted) // of transactions
+	if version >= 7 {
+		b = appendInt32(b, 0) // no session
+		b = appendInt32(b, -1)
 	}
-	return low, nil
+	b = appendLength(b, 1)
+	b = appendString(b, f.partition.topic)
+	b = appendLength(b, 1)
+	b = appendInt32(b, f.partition.id)
+	if version >= 9 {
+		b = appendInt32(b, -1) // the leader's epoch
+	}
+	b = appendInt64(b, offset)
+	if version >= 5 {
+		b = appendInt64(b, -1) // a follower's first offset
+	}
+	b = appendLength(b, bytes)
+	if version >= 7 {
+		b = appendLength(b, 0) // forgotten topics
+	}
+	if version >= 11 {
+		b = appendString(b, "") // the rack
+	}
+	return b
+}
+
+func (f *fetcher) parse(records *records, version int16, response []byte) error {
+	r := reader{rest: response}
+	r.int32() // throttled
+	if version >= 7 {
+		if code := r.int16(); code != 0 {
+			return f.explain("fetch", code)
+		}
+		r.int32() // session
+	}
+	if topics := r.length(); r.err == nil && topics != 1 {
+		return fmt.Errorf("%s: the broker answered a fetch without the partition", f.partition)
+	}
+	r.string()
+	if partitions := r.length(); r.err == nil && partitions != 1 {
+		return fmt.Errorf("%s: the broker answered a fetch without the partition", f.partition)
+	}
+	r.int32()
+	if code := r.int16(); code != 0 && r.err == nil {
+		return f.explain("fetch", code)
+	}
+	records.end, records.stable = r.int64(), r.int64()
+	if version >= 5 {
+		r.int64() // the first offset
+	}
+	for range r.length() {
+		records.aborted = append(records.aborted, transaction{producer: r.int64(), first: r.int64()})
+	}
+	if version >= 11 {
+		r.int32() // a replica nearby
+	}
+	records.rest, records.size = r.nullable(int64(r.int32())), len(response)
+	if r.err != nil {
+		return fmt.Errorf("%s: the broker's answer to a fetch: %w", f.partition, r.err)
+	}
+	slices.SortFunc(records.aborted, func(a, b transaction) int { return cmp.Compare(a.first, b.first) })
+	return nil
+}
+
+// drop gives up what is left of the last response.
+func (f *fetcher) drop() {
+	if f.reading != nil {
+		f.reading.mu.Lock()
+		f.reading.release()
+		f.wanted = f.reading.wanted
+		f.reading.mu.Unlock()
+		f.reading = nil
+	}
 }
 
 // offset returns the partition's first or last offset: kafkago.FirstOffset or
@@ -111,6 +171,18 @@ func (f *fetcher) offset(ctx context.Context, which int64) (int64, error) {
 }
 
 func (f *fetcher) call(ctx context.Context, limit time.Duration, request protocol.Message) (protocol.Message, error) {
+	connection, err := f.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	message, err := connection.roundTrip(ctx, limit, request)
+	if err != nil {
+		f.since = time.Now()
+	}
+	return message, err
+}
+
+func (f *fetcher) connect(ctx context.Context) (*connection, error) {
 	if f.connection == nil || f.connection.broken {
 		connection, err := f.cluster.dialLeader(ctx, f.partition.topic, f.partition.id, f.since)
 		if err != nil {
@@ -119,11 +191,7 @@ func (f *fetcher) call(ctx context.Context, limit time.Duration, request protoco
 		}
 		f.connection = connection
 	}
-	message, err := f.connection.roundTrip(ctx, limit, request)
-	if err != nil {
-		f.since = time.Now()
-	}
-	return message, err
+	return f.connection, nil
 }
 
 // explain names what failed. Whatever it is, the leader may be another one by
@@ -132,7 +200,7 @@ func (f *fetcher) explain(what string, code int16) error {
 	reason := kafkago.Error(code)
 	err := fmt.Errorf("%s: %s: %w", f.partition, what, reason)
 	if reason != kafkago.OffsetOutOfRange {
-		f.close()
+		f.hangUp()
 		f.since = time.Now()
 	}
 	if reason == kafkago.TopicAuthorizationFailed {
@@ -141,140 +209,15 @@ func (f *fetcher) explain(what string, code int16) error {
 	return err
 }
 
-func (f *fetcher) close() {
+func (f *fetcher) hangUp() {
 	if f.connection != nil {
 		f.connection.close()
 		f.connection = nil
 	}
 }
 
-// record is a message as Kafka has it.
-type record struct {
-	offset     int64
-	time       time.Time
-	key, value []byte // nil: null
-	headers    []protocol.Header
-}
-
-// records are those of one response.
-type records struct {
-	batches []protocol.RecordReader
-	// next is the offset after what has been read or passed over.
-	next int64
-	// end is the offset after the partition's last record, stable that of
-	// which it is decided whether it is part of an aborted transaction.
-	end, stable int64
-	// last is the first offset of the batch that is read or was read last;
-	// seen says that there was one.
-	last int64
-	seen bool
-	// aborted are transactions yet to begin, in the order of their offsets;
-	// dropping are producers whose transaction was aborted.
-	aborted  []fetch.ResponseTransaction
-	dropping map[int64]bool
-}
-
-// base is the first offset of the first batch.
-func (r *records) base() (int64, bool) {
-	if len(r.batches) == 0 {
-		return 0, false
-	}
-	return r.batches[0].(interface{ Offset() int64 }).Offset(), true
-}
-
-// read returns the next record, or io.EOF. Broken content is an error.
-func (r *records) read() (record, error) {
-	for len(r.batches) > 0 {
-		r.last, r.seen = r.base()
-		if drop := r.aborts(); drop {
-			if err := r.drain(); err != nil {
-				return record{}, err
-			}
-			continue
-		}
-		from := max(r.next, r.last)
-		found, err := r.batches[0].ReadRecord()
-		if errors.Is(err, io.EOF) {
-			r.next = from
-			r.batches = r.batches[1:]
-			continue
-		}
-		if err != nil {
-			return record{}, err
-		}
-		wanted, err := load(found)
-		if err != nil {
-			return record{}, err
-		}
-		if wanted.offset >= from {
-			r.next = wanted.offset + 1
-			return wanted, nil
-		}
-		// A batch is sent whole, also what is before the wanted offset.
-	}
-	return record{}, io.EOF
-}
-
-// stuck reports whether all was read and nothing was there from offset on,
-// although the partition goes on.
-func (r *records) stuck(offset int64) bool {
-	return r.seen && len(r.batches) == 0 && r.next == offset && r.stable > offset
-}
-
-// aborts follows the transactions, and reports whether the batch at hand is
-// none of the consumer's business.
-func (r *records) aborts() bool {
-	for len(r.aborted) > 0 && r.aborted[0].FirstOffset <= r.last {
-		r.dropping[r.aborted[0].ProducerID] = true
-		r.aborted = r.aborted[1:]
-	}
-	switch batch := r.batches[0].(type) {
-	case *protocol.ControlBatch:
-		// A commit or an abort: either ends the producer's transaction.
-		delete(r.dropping, batch.ProducerID)
-		return true
-	case *protocol.RecordBatch:
-		return batch.Attributes.Transactional() && r.dropping[batch.ProducerID]
-	}
-	return false
-}
-
-// drain passes over a batch.
-func (r *records) drain() error {
-	batch := r.batches[0]
-	r.batches = r.batches[1:]
-	r.next = max(r.next, r.last)
-	for {
-		found, err := batch.ReadRecord()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		r.next = max(r.next, found.Offset+1)
-		if _, err := load(found); err != nil {
-			return err
-		}
-	}
-}
-
-// load copies a record out of kafka-go's buffers, and gives these back.
-func load(found *protocol.Record) (r record, err error) {
-	r = record{offset: found.Offset, time: found.Time, headers: found.Headers}
-	if r.key, err = loadBytes(found.Key); err != nil {
-		return r, err
-	}
-	r.value, err = loadBytes(found.Value)
-	return r, err
-}
-
-func loadBytes(b protocol.Bytes) ([]byte, error) {
-	if b == nil {
-		return nil, nil
-	}
-	defer func() { _ = b.Close() }()
-	loaded := make([]byte, b.Len())
-	_, err := io.ReadFull(b, loaded)
-	return loaded, err
+// close ends the connection, and gives up what was read last.
+func (f *fetcher) close() {
+	f.drop()
+	f.hangUp()
 }

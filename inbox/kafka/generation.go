@@ -61,6 +61,7 @@ func (c *Consumer) serve(ctx context.Context, m *member, assigned *assignment) e
 	defer interrupt(nil)
 	c.current.Store(g.progress)
 	c.assigned.Store(int64(len(assigned.partitions)))
+	c.cluster.budget.divide(len(assigned.partitions))
 	defer c.assigned.Store(0)
 	g.announce()
 

@@ -113,13 +113,18 @@ func (s *stage) record(n int, headers ...kafkago.Header) kafkago.Record {
 // produce writes records to a partition.
 func (s *stage) produce(partition int, records ...kafkago.Record) {
 	s.t.Helper()
+	s.produceCompressed(partition, 0, records...)
+}
+
+func (s *stage) produceCompressed(partition int, codec kafkago.Compression, records ...kafkago.Record) {
+	s.t.Helper()
 	await(s.t, "the partition's leader knows that it is", func() bool {
 		for _, r := range records {
 			rewind(s.t, r.Key)
 			rewind(s.t, r.Value)
 		}
 		response, err := s.client.Produce(s.t.Context(), &kafkago.ProduceRequest{
-			Topic: s.topic, Partition: partition, RequiredAcks: kafkago.RequireAll, Records: kafkago.NewRecordReader(records...),
+			Topic: s.topic, Partition: partition, RequiredAcks: kafkago.RequireAll, Records: kafkago.NewRecordReader(records...), Compression: codec,
 		})
 		if err == nil {
 			err = response.Error

@@ -141,7 +141,8 @@ func (p *partition) consume(ended context.Context, queue *consume.Queue, records
 	for {
 		r, err := records.read()
 		if errors.Is(err, io.EOF) {
-			return p.passOver(ended, from, records)
+			p.passOver(ended, from, records)
+			return nil
 		}
 		if err != nil {
 			return err
@@ -157,23 +158,15 @@ func (p *partition) consume(ended context.Context, queue *consume.Queue, records
 
 // passOver goes on behind what was read: also behind what is no message, such
 // as the end of a transaction.
-func (p *partition) passOver(ended context.Context, from int64, records *records) error {
+func (p *partition) passOver(ended context.Context, from int64, records *records) {
 	if !records.seen && records.stable > from {
 		// Something is there and did not come: do not ask in a hurry.
 		p.consumer.pause(ended, 1)
 	}
-	end := records.next
-	if records.stuck(from) {
-		var err error
-		if end, err = p.fetcher.pass(ended, from, records); err != nil {
-			return err
-		}
+	if records.next > p.next {
+		p.next = records.next
+		p.window.pass(p.next)
 	}
-	if end > p.next {
-		p.next = end
-		p.window.pass(end)
-	}
-	return nil
 }
 
 // trouble is a lasting failure of the brokers.

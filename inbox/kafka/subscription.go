@@ -2,9 +2,6 @@ package kafka
 
 import (
 	"encoding/binary"
-	"errors"
-	"math"
-	"slices"
 )
 
 // The members of a group tell each other in this form what they want and what
@@ -12,8 +9,6 @@ import (
 // versions only the beginning is read, which is the same. Kafka-go's decoder
 // would refuse a version 1 without its last field, as kafka-go's own Reader
 // writes it.
-
-var errTruncated = errors.New("the group's metadata is cut short")
 
 // encodeSubscription says which topics a member wants.
 func encodeSubscription(topics []string, userData []byte) []byte {
@@ -61,68 +56,8 @@ func decodeAssignment(b []byte) (map[string][]int32, error) {
 	for range r.length() {
 		topic := r.string()
 		for range r.length() {
-			partitions[topic] = append(partitions[topic], int32(r.uint32())) //nolint:gosec // it is an int32
+			partitions[topic] = append(partitions[topic], r.int32())
 		}
 	}
 	return partitions, r.err
-}
-
-func appendLength(b []byte, n int) []byte {
-	return binary.BigEndian.AppendUint32(b, uint32(n)) //nolint:gosec // small, or an int32
-}
-
-func appendString(b []byte, s string) []byte {
-	return append(binary.BigEndian.AppendUint16(b, uint16(len(s))), s...) //nolint:gosec // topics have at most 249 bytes
-}
-
-func appendBytes(b, data []byte) []byte {
-	if data == nil {
-		return binary.BigEndian.AppendUint32(b, math.MaxUint32) // -1: null
-	}
-	return append(appendLength(b, len(data)), data...)
-}
-
-// reader reads until something is missing.
-type reader struct {
-	rest []byte
-	err  error
-}
-
-func (r *reader) take(n int) []byte {
-	if r.err != nil || n > len(r.rest) {
-		r.err = errTruncated
-		return make([]byte, min(n, 4))
-	}
-	taken := r.rest[:n]
-	r.rest = r.rest[n:]
-	return taken
-}
-
-func (r *reader) uint32() uint32 { return binary.BigEndian.Uint32(r.take(4)) }
-
-// length is the number of an array's elements, each of which has a byte at
-// least.
-func (r *reader) length() int {
-	n := int(int32(r.uint32())) //nolint:gosec // it is an int32; -1 is null
-	if n > len(r.rest) {
-		r.err = errTruncated
-		return 0
-	}
-	return max(n, 0)
-}
-
-func (r *reader) string() string {
-	n := int(int16(binary.BigEndian.Uint16(r.take(2)))) //nolint:gosec // it is an int16
-	if n <= 0 || r.err != nil {
-		return ""
-	}
-	return string(r.take(n))
-}
-
-func (r *reader) bytes() []byte {
-	n := r.length()
-	if n == 0 || r.err != nil {
-		return nil
-	}
-	return slices.Clone(r.take(n))
 }
