@@ -125,7 +125,9 @@ type Beginner interface {
 // Handler applies a message's effect through tx. It must neither commit nor
 // roll tx back, nor use it after it returned. When it returns an error,
 // nothing that it did through tx remains. The context has the span of the
-// message's processing, which continues the message's trace.
+// message's processing, which continues the message's trace. A handler answers
+// a message by outbox.Insert with this context and tx: the answer is published
+// if, and only if, the effect is committed, and names the message as its cause.
 //
 // It may run more than once for a message whose transaction failed, so what it
 // does besides tx may be done more than once.
@@ -136,7 +138,8 @@ type SQLHandler func(ctx context.Context, tx *sql.Tx, message Message) error
 
 // BatchHandler is Handler for those messages of a batch that are to be
 // processed, in their order. Its context has the span of the batch, which links
-// to the messages' traces; Inbox.Extract gets a message's own.
+// to the messages' traces; Inbox.Extract gets a message's own, for what answers
+// that message.
 type BatchHandler func(ctx context.Context, tx pgx.Tx, fresh []Message) error
 
 // ErrNoID is what errors.Is finds when a message has no identity. It will not
@@ -165,9 +168,16 @@ func (i *Inbox) Identify(message Message) (ID, error) {
 	return ID{}, fmt.Errorf("inbox: %w: neither header message-id, ce_id or id nor property message_id is there: name the producer's header as Decoder.IDHeader, or set Inbox.IDOf", ErrNoID)
 }
 
-// Extract returns ctx with the trace context of the message's headers. Process
-// does this before it begins its span.
+// Extract returns ctx as Process gives it to the message's handler, but for the
+// span: with the trace context of the message's headers, and with what
+// outbox.Insert makes the headers correlation-id and causation-id of. A
+// BatchHandler that writes to an outbox takes it for each message that it
+// answers.
 func (i *Inbox) Extract(ctx context.Context, message Message) context.Context {
+	return withCause(i.extractTrace(ctx, message), message)
+}
+
+func (i *Inbox) extractTrace(ctx context.Context, message Message) context.Context {
 	if len(message.Headers) == 0 {
 		return ctx
 	}

@@ -82,7 +82,7 @@ func (i *Inbox) startSpan(ctx context.Context, message Message) (context.Context
 func (i *Inbox) startBatchSpan(ctx context.Context, messages []Message) (context.Context, trace.Span) {
 	var links []trace.Link
 	for _, m := range messages {
-		created := trace.SpanContextFromContext(i.Extract(context.Background(), m))
+		created := trace.SpanContextFromContext(i.extractTrace(context.Background(), m))
 		if created.IsValid() {
 			links = append(links, trace.Link{SpanContext: created, Attributes: []attribute.KeyValue{messageID.String(m.ID.String())}})
 		}

@@ -22,7 +22,7 @@ type columns struct {
 }
 
 // newColumns validates the messages and returns them with their ids.
-func newColumns(messages []Message, trace traceHeaders) (*columns, []UUID, error) {
+func newColumns(messages []Message, added contextHeaders) (*columns, []UUID, error) {
 	if err := checkUnique(messages); err != nil {
 		return nil, nil, err
 	}
@@ -58,7 +58,7 @@ func newColumns(messages []Message, trace traceHeaders) (*columns, []UUID, error
 		} else {
 			c.contentTypes.Text(m.ContentType)
 		}
-		c.headers.Text(headersText(trace.merge(m.Headers)))
+		c.headers.Text(headersText(added.merge(m.Headers)))
 		if m.AvailableAt.IsZero() {
 			c.availableAt.Null()
 		} else {

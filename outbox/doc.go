@@ -39,6 +39,13 @@
 // commit. An UPDATE of the order's own row, or SELECT … FOR UPDATE, is such a
 // lock, and most services take it anyway.
 //
+// # Answers
+//
+// With the context of an inbox's handler (package inbox) a message is an answer
+// to the one that is handled: header causation-id is that one's id, and
+// correlation-id is the same for all messages that one led to, be it over any
+// number of services. docs/writing.md has more.
+//
 // # Requirements
 //
 // The table is made by `relay migrate`. The role that inserts needs

@@ -41,8 +41,10 @@ type Message struct {
 	JSONText string
 	// ContentType describes the payload; empty means "application/json".
 	ContentType string
-	// Headers are sent as they are. Insert adds the trace context to them,
-	// see Writer.Propagator.
+	// Headers are sent as they are. Insert adds the trace context to them, see
+	// Writer.Propagator, and with the context of an inbox's handler the ids
+	// correlation-id and causation-id; names that are there already are left
+	// alone.
 	Headers map[string]string
 	// AvailableAt, unless zero, is the earliest time of publication. A delayed
 	// message does not hold back the later ones of its key. Times are kept in

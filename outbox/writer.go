@@ -66,7 +66,7 @@ func (w *Writer) Insert(ctx context.Context, tx pgx.Tx, messages ...Message) ([]
 	if len(messages) == 0 {
 		return nil, nil
 	}
-	columns, messageIDs, err := newColumns(messages, w.traceHeaders(ctx))
+	columns, messageIDs, err := newColumns(messages, w.contextHeaders(ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func (w *Writer) InsertSQL(ctx context.Context, tx *sql.Tx, messages ...Message)
 	if len(messages) == 0 {
 		return nil, nil
 	}
-	columns, messageIDs, err := newColumns(messages, w.traceHeaders(ctx))
+	columns, messageIDs, err := newColumns(messages, w.contextHeaders(ctx))
 	if err != nil {
 		return nil, err
 	}
