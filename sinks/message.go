@@ -56,6 +56,16 @@ func (m *Message) OrderedBy() (key string, ordered bool) {
 	return string(m.Key), m.Key != nil
 }
 
+// Size is about how many bytes the message takes on the wire: its payload, key and
+// headers.
+func (m *Message) Size() int {
+	size := len(m.Payload) + len(m.Key)
+	for i := range m.Headers {
+		size += len(m.Headers[i].Name) + len(m.Headers[i].Value)
+	}
+	return size
+}
+
 // Header is a name and its value.
 type Header struct {
 	Name, Value string

@@ -9,36 +9,43 @@ import (
 	"time"
 
 	"github.com/outboxrelay/relay/sinks"
+	"github.com/outboxrelay/relay/sinks/internal/window"
 )
 
 // lastMoment is how long before the end of its context a call's messages are not
 // sent any more to a broker that throttles.
 const lastMoment = time.Second
 
-// call is one Publish under way. Lanes resolve its messages; Publish waits for
-// all of them or for its context.
+// call is one batch of a stream under way. Writers resolve its messages, until all of
+// them are or its context ends. It implements sinks.Receipt.
 type call struct {
+	stream   *stream
+	ctx      context.Context
 	messages []sinks.Message
-	// began is when Publish was called, deadline when its context ends, zero for
+	// first is the position of the first message in the stream.
+	first int64
+	// share is the call's part of the stream's window.
+	share window.Share
+	// began is when the call was sent, deadline when its context ends, zero for
 	// never.
 	began, deadline time.Time
 
 	// memory is held for reading while a writer reads messages, and for writing
-	// when Publish is about to return: from then on the messages are their
+	// when the call ends before all of them are resolved: from then on they are their
 	// owner's again.
 	memory sync.RWMutex
 
-	mu sync.Mutex
-	// ended: Publish has returned or is about to, nothing is to be changed.
-	// Changed with memory and mu held, so that either suffices to read it.
-	ended bool
+	// The rest is guarded by the stream's mu.
+
+	// ended: nothing is to be changed any more.
+	ended atomic.Bool
 	// results is nil as long as nothing has failed.
 	results []error
 	// resolved is the number of messages that are acknowledged or failed.
 	resolved int
-	// broken are the keys of which a message failed.
-	broken map[orderKey]struct{}
-	done   chan struct{}
+	// release lets go of ctx.
+	release func() bool
+	done    chan struct{}
 
 	// anyFailed spares the writers mu as long as nothing has failed.
 	anyFailed atomic.Bool
@@ -46,25 +53,25 @@ type call struct {
 	segments []*segment
 }
 
-// orderKey is what messages are ordered by.
-type orderKey struct{ topic, key string }
-
 // segment is the part of a call that goes to one partition.
 type segment struct {
 	call *call
 	// indexes are the messages', ascending.
 	indexes []int32
 	// next is the position in indexes of the first message that is not resolved
-	// yet. The writer changes it with call.mu held.
+	// yet. The writer changes it with the stream's mu held.
 	next int
 	// trouble is the latest error that the writer is waiting out.
 	trouble atomic.Pointer[error]
 }
 
-func newCall(ctx context.Context, messages []sinks.Message) *call {
-	c := &call{messages: messages, began: time.Now(), done: make(chan struct{})}
-	c.deadline, _ = ctx.Deadline()
-	return c
+// Done implements sinks.Receipt.
+func (c *call) Done() <-chan struct{} { return c.done }
+
+// Results implements sinks.Receipt.
+func (c *call) Results() []error {
+	<-c.done
+	return c.results
 }
 
 // endsBefore reports whether the call's context ends before a moment, or so soon
@@ -79,8 +86,8 @@ func (c *call) endsBefore(moment time.Time) bool {
 // fail resolves messages with an error. Messages that are resolved stay as they
 // are.
 func (c *call) fail(err error, indexes ...int32) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.stream.mu.Lock()
+	defer c.stream.mu.Unlock()
 	c.failAll(err, indexes)
 }
 
@@ -93,148 +100,171 @@ func (c *call) failAll(err error, indexes []int32) {
 	}
 	for _, i := range indexes {
 		if !c.heldLocked(i) {
-			c.refuseLocked(err, i)
+			c.failLocked(err, []int32{i})
 		}
 	}
 }
 
+// failLocked resolves messages with an error, and breaks their keys: the writers ask
+// held before they send what is behind.
 func (c *call) failLocked(err error, indexes []int32) {
-	if c.ended {
+	if c.ended.Load() {
 		return
-	}
-	if c.results == nil {
-		c.results = make([]error, len(c.messages))
-		c.anyFailed.Store(true)
 	}
 	failed := 0
 	for _, i := range indexes {
-		if c.results[i] == nil {
-			c.results[i] = err
-			failed++
+		if c.results != nil && c.results[i] != nil {
+			continue
+		}
+		c.note(err, i)
+		failed++
+		if key, ordered := keyOf(&c.messages[i]); ordered {
+			c.stream.broken.add(key, c.position(i))
 		}
 	}
 	c.resolve(failed)
 }
 
-// refuse fails one message and with it the rest of its key: the writer asks held
-// before it sends any other.
-func (c *call) refuse(err error, index int32) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.refuseLocked(err, index)
+// note records why a message is not acknowledged; mu is held.
+func (c *call) note(err error, index int32) {
+	if c.results == nil {
+		c.results = make([]error, len(c.messages))
+		c.anyFailed.Store(true)
+	}
+	c.results[index] = err
 }
 
-func (c *call) refuseLocked(err error, index int32) {
-	if c.ended {
-		return
-	}
-	m := &c.messages[index]
-	if key, ordered := m.OrderedBy(); ordered {
-		if c.broken == nil {
-			c.broken = map[orderKey]struct{}{}
-		}
-		c.broken[orderKey{m.Destination, key}] = struct{}{}
-	}
-	c.failLocked(err, []int32{index})
+// position is where a message is in its stream.
+func (c *call) position(index int32) int64 { return c.first + int64(index) }
+
+// keyOf returns what a message is ordered by, and whether it is ordered at all.
+func keyOf(m *sinks.Message) (orderKey, bool) {
+	key, ordered := m.OrderedBy()
+	return orderKey{m.Destination, key}, ordered
 }
 
 // held reports whether message index is not to be sent, because it failed
 // already, or because an earlier one of its key did: then it fails now.
 func (c *call) held(index int32) bool {
-	if !c.anyFailed.Load() {
+	if !c.anyFailed.Load() && !c.stream.broken.any.Load() {
 		return false
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.stream.mu.Lock()
+	defer c.stream.mu.Unlock()
 	return c.heldLocked(index)
 }
 
 func (c *call) heldLocked(index int32) bool {
-	if c.ended || c.results != nil && c.results[index] != nil {
+	if c.ended.Load() || c.results != nil && c.results[index] != nil {
 		return true
 	}
-	m := &c.messages[index]
-	key, ordered := m.OrderedBy()
-	if !ordered {
+	if !c.behind(index) {
 		return false
 	}
-	if _, broken := c.broken[orderKey{m.Destination, key}]; !broken {
-		return false
-	}
-	c.failLocked(sinks.ErrSkipped, []int32{index})
+	c.note(sinks.ErrSkipped, index)
+	c.resolve(1)
 	return true
+}
+
+// behind reports whether an earlier message of the key failed; mu is held.
+func (c *call) behind(index int32) bool {
+	key, ordered := keyOf(&c.messages[index])
+	return ordered && c.stream.broken.behind(key, c.position(index))
 }
 
 // acknowledge resolves the first messages of the segment, up to position to, of
 // which n had not failed.
 func (s *segment) acknowledge(to, n int) {
-	s.call.mu.Lock()
-	defer s.call.mu.Unlock()
+	c := s.call
+	c.stream.mu.Lock()
+	defer c.stream.mu.Unlock()
+	from := s.next
 	s.next = to
-	if !s.call.ended {
-		s.call.resolve(n)
+	if c.ended.Load() {
+		return
+	}
+	if c.stream.broken.any.Load() {
+		s.cut(s.indexes[from:to])
+	}
+	c.resolve(n)
+}
+
+// cut has those fail that were acknowledged together with one before them whose call
+// had given up: it may be sent again. In sequence they are in several partitions, which
+// have no order among them.
+func (s *segment) cut(indexes []int32) {
+	c := s.call
+	for _, i := range indexes {
+		if !c.messages[i].InSequence && (c.results == nil || c.results[i] == nil) && c.behind(i) {
+			c.note(sinks.ErrSkipped, i)
+		}
 	}
 }
 
 // settled reports whether nothing of the segment is to be sent any more.
-func (s *segment) settled() bool { return s.next == len(s.indexes) || !s.call.live() }
+func (s *segment) settled() bool { return s.next == len(s.indexes) || s.call.ended.Load() }
 
 // skip passes messages that have all failed.
-func (s *segment) skip(to int) { s.acknowledge(to, 0) }
+func (s *segment) skip(to int) {
+	s.call.stream.mu.Lock()
+	defer s.call.stream.mu.Unlock()
+	s.next = to
+}
 
 // fail resolves all of the segment that is left.
 func (s *segment) fail(err error) {
-	s.call.mu.Lock()
-	defer s.call.mu.Unlock()
+	s.call.stream.mu.Lock()
+	defer s.call.stream.mu.Unlock()
 	left := s.indexes[s.next:]
 	s.next = len(s.indexes)
 	s.call.failAll(err, left)
 }
 
-// resolve counts; mu is held.
+// resolve counts, and ends the call with its last message; mu is held.
 func (c *call) resolve(n int) {
 	c.resolved += n
 	if n > 0 && c.resolved == len(c.messages) {
-		close(c.done)
+		c.stream.end(c)
 	}
 }
 
-// live reports whether somebody still waits for the call.
-func (c *call) live() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return !c.ended
-}
-
-// end takes the messages back from the writers and returns Publish's result. What
-// is not resolved fails with what why makes of the trouble that its writer has, if
-// any.
-func (c *call) end(why func(trouble error) error) []error {
+// expire ends the call when its context or the publisher has ended. It takes the
+// messages back from the writers; what is not resolved fails, with the trouble that its
+// writer has, if any.
+func (c *call) expire() {
 	c.memory.Lock()
 	defer c.memory.Unlock()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.resolved < len(c.messages) {
-		dispatched := make([]bool, len(c.messages))
-		for _, s := range c.segments {
-			for _, i := range s.indexes {
-				dispatched[i] = true
-			}
-			var trouble error
-			if latest := s.trouble.Load(); latest != nil {
-				trouble = *latest
-			}
-			c.failLocked(why(trouble), s.indexes[s.next:])
+	c.stream.mu.Lock()
+	defer c.stream.mu.Unlock()
+	if c.ended.Load() {
+		return
+	}
+	dispatched := make([]bool, len(c.messages))
+	for _, s := range c.segments {
+		for _, i := range s.indexes {
+			dispatched[i] = true
 		}
-		err := why(nil)
-		for i := range c.messages {
-			if !dispatched[i] {
-				c.failLocked(err, []int32{int32(i)})
-			}
+		var trouble error
+		if latest := s.trouble.Load(); latest != nil {
+			trouble = *latest
+		}
+		c.failLocked(c.unresolved(trouble), s.indexes[s.next:])
+	}
+	err := c.unresolved(nil)
+	for i := range c.messages {
+		if !dispatched[i] {
+			c.failLocked(err, []int32{int32(i)})
 		}
 	}
-	c.ended = true
-	return c.results
+}
+
+// unresolved is the error of messages whose call ends before they are resolved.
+func (c *call) unresolved(trouble error) error {
+	p := c.stream.publisher
+	if p.ctx.Err() != nil {
+		return closedError()
+	}
+	return unresolved(c.ctx.Err(), trouble, p.answered.Load() > c.began.UnixNano())
 }
 
 // unresolved is the error of messages that were not acknowledged before the

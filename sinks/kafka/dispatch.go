@@ -41,7 +41,7 @@ func (p *Publisher) dispatch(ctx context.Context, c *call) {
 		if now.Sub(layout.asked) > layoutAge {
 			aged = append(aged, t.topic)
 		}
-		p.assign(c, t, layout)
+		p.assign(ctx, c, t, layout)
 	}
 	if len(aged) > 0 {
 		p.refresh(aged)
@@ -106,7 +106,7 @@ func (p *Publisher) awaitTopics(ctx context.Context, c *call, absent []target) {
 			switch {
 			case answered && layout != nil:
 				p.known(t.topic)
-				p.assign(c, t, layout)
+				p.assign(ctx, c, t, layout)
 			case answered && transient(code) && p.waitFor(t.topic, until):
 				left = append(left, t)
 			default:
@@ -160,8 +160,11 @@ func (p *Publisher) known(topic string) {
 }
 
 // assign hands a topic's messages to the writers of its partitions.
-func (p *Publisher) assign(c *call, t target, layout *layout) {
+func (p *Publisher) assign(ctx context.Context, c *call, t target, layout *layout) {
 	partitions := len(layout.leaders)
+	if !c.stream.keeps(ctx, c, t.topic, partitions) {
+		return
+	}
 	chosen := make([]int32, len(t.indexes))
 	counts := make([]int32, partitions)
 	var open []int32
@@ -190,13 +193,13 @@ func (p *Publisher) assign(c *call, t target, layout *layout) {
 		s := segments[chosen[n]]
 		s.indexes = append(s.indexes, i)
 	}
-	c.mu.Lock()
+	c.stream.mu.Lock()
 	for _, s := range segments {
 		if s != nil {
 			c.segments = append(c.segments, s)
 		}
 	}
-	c.mu.Unlock()
+	c.stream.mu.Unlock()
 	for partition, s := range segments {
 		if s != nil {
 			p.writer(t.topic, int32(partition)).enqueue(s)

@@ -141,7 +141,7 @@ func (w *partitionWriter) collectSegment(batch *requestBatch, s *segment) (full 
 	c := s.call
 	c.memory.RLock()
 	defer c.memory.RUnlock()
-	if c.ended {
+	if c.ended.Load() {
 		return false
 	}
 	before, position := batch.count, s.next
@@ -158,7 +158,7 @@ func (w *partitionWriter) collectSegment(batch *requestBatch, s *segment) (full 
 		}
 		if size := batch.size(); size > w.publisher.maxMessageBytes {
 			batch.undo(start)
-			c.refuse(w.tooLarge(&c.messages[index], size, "max_message_bytes of the sink"), index)
+			c.fail(w.tooLarge(&c.messages[index], size, "max_message_bytes of the sink"), index)
 			continue
 		}
 		batch.entries = append(batch.entries, entry{s, index, c.messages[index].Key == nil})
@@ -408,15 +408,15 @@ func (w *partitionWriter) refuseEntry(e entry, size int, err error, v verdict) {
 	c := e.segment.call
 	c.memory.RLock()
 	defer c.memory.RUnlock()
-	if c.ended {
+	if c.ended.Load() {
 		return
 	}
 	m := &c.messages[e.index]
 	if v.reason == reasonTooLarge {
-		c.refuse(w.tooLarge(m, size, "max.message.bytes of the topic"), e.index)
+		c.fail(w.tooLarge(m, size, "max.message.bytes of the topic"), e.index)
 		return
 	}
-	c.refuse(&sinks.Error{Scope: v.scope, Permanent: v.permanent, Reason: v.reason,
+	c.fail(&sinks.Error{Scope: v.scope, Permanent: v.permanent, Reason: v.reason,
 		Err: fmt.Errorf("kafka topic %s refused message %s: %w", w.topic, uuid.String(m.ID), err)}, e.index)
 }
 

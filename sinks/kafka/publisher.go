@@ -36,7 +36,7 @@ const (
 )
 
 // Publisher sends messages to one Kafka cluster. It implements
-// sinks.Publisher.
+// sinks.Streamer.
 type Publisher struct {
 	envelope        envelope
 	codec           compress.Compression
@@ -47,7 +47,7 @@ type Publisher struct {
 	// ctx ends at Close, and with it the writers.
 	ctx    context.Context
 	cancel context.CancelFunc
-	// running are the calls and the writers' goroutines.
+	// running are the calls to the publisher's methods and the writers' goroutines.
 	running sync.WaitGroup
 	slots   chan struct{}
 	batches sync.Pool
@@ -73,7 +73,7 @@ type partitionName struct {
 }
 
 var (
-	_ sinks.Publisher   = (*Publisher)(nil)
+	_ sinks.Streamer    = (*Publisher)(nil)
 	_ sinks.Partitioner = (*Publisher)(nil)
 	_ sinks.Throttler   = (*Publisher)(nil)
 )
@@ -121,29 +121,7 @@ func New(config Config, style sinks.Envelope, logger *slog.Logger) (*Publisher, 
 
 // Publish implements sinks.Publisher.
 func (p *Publisher) Publish(ctx context.Context, messages []sinks.Message) []error {
-	if len(messages) == 0 {
-		return nil
-	}
-	c := newCall(ctx, messages)
-	if !p.enter() {
-		return c.end(func(error) error { return closedError() })
-	}
-	defer p.running.Done()
-	began := time.Now()
-	if ctx.Err() == nil {
-		p.dispatch(ctx, c)
-		select {
-		case <-c.done:
-		case <-ctx.Done():
-		case <-p.ctx.Done():
-		}
-	}
-	return c.end(func(trouble error) error {
-		if p.ctx.Err() != nil {
-			return closedError()
-		}
-		return unresolved(ctx.Err(), trouble, p.answered.Load() > began.UnixNano())
-	})
+	return p.Stream(sinks.Window{}).Send(ctx, messages).Results()
 }
 
 func closedError() error {
@@ -326,8 +304,8 @@ func (p *Publisher) Close() error {
 		return nil
 	}
 	p.closed = true
-	p.mu.Unlock()
 	p.cancel()
+	p.mu.Unlock()
 	p.cluster.close()
 	p.running.Wait()
 	p.cluster.close() // what a call that was ending dialled
