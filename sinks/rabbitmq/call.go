@@ -2,16 +2,10 @@ package rabbitmq
 
 import (
 	"context"
-	"slices"
-	"sync"
-	"time"
 
 	"github.com/outboxrelay/relay/sinks"
+	"github.com/outboxrelay/relay/sinks/internal/window"
 )
-
-// blockGrace is how long a call waits for confirms after the broker began to
-// block: alarms can be over soon, and what is sent again is a duplicate.
-const blockGrace = 2 * time.Second
 
 // state is where a message of a call is.
 type state uint8
@@ -22,91 +16,97 @@ const (
 	settled
 )
 
-// breakpoint is the earliest failure of a chain that is known: nothing behind
-// it is sent any more.
-type breakpoint struct {
-	index int32
-	err   error // what the rest fails with, nil when nothing has failed
-}
-
-// none stands for no chain and no successor.
-const none = -1
-
-// call is one Publish. Its goroutine sends and settles; channels report outcomes
-// with complete.
+// call is one batch of a stream. It implements sinks.Receipt.
 type call struct {
-	connection *connection
-	messages   []sinks.Message
-	mandatory  bool
-	encoder    encoder
+	sender   *sender
+	ctx      context.Context
+	messages []sinks.Message
+	// share is the call's part of the stream's window; release lets go of ctx.
+	share   window.Share
+	release func() bool
 
-	results   []error
-	states    []state
-	unsettled int
-
-	parts  []*part
-	partOf []int32
-	// chainOf numbers the (exchange, routing key, key) of each message. follower
-	// is the next message of the chain, which leaves after the confirm of this
-	// one (order strict).
-	chainOf  []int32
-	breaks   []breakpoint
-	follower []int32
-
+	// first is the position of the first message in the stream.
+	first      int64
+	results    []error
 	deliveries []delivery
-
-	wake chan struct{} // capacity 1: look again
-
-	mu      sync.Mutex
-	arrived []completion
-	spare   []completion
+	unsettled  int
+	// expired: ctx ended before all was settled.
+	expired bool
+	done    chan struct{}
 }
 
-// completion is an outcome on its way from a channel to its call.
-type completion struct {
-	index   int32
-	outcome outcome
-}
-
-// complete reports an outcome; a channel calls it, and rings wake.
-func (c *call) complete(index int32, o outcome) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.arrived = append(c.arrived, completion{index, o})
-}
-
-// settle records the result of one message. After a failure nothing more of
-// its chain is sent.
-func (c *call) settle(index int32, err error) {
-	for index != none {
-		if c.states[index] == settled {
-			return
-		}
-		c.states[index] = settled
-		c.results[index] = err
-		c.unsettled--
-		if err == nil {
-			return
-		}
-		if chain := c.chainOf[index]; chain != none {
-			if b := &c.breaks[chain]; b.err == nil || index < b.index {
-				*b = breakpoint{index, heritage(err)}
-			}
-		}
-		index, err = c.follower[index], heritage(err)
+func newCall(ctx context.Context, s *sender, messages []sinks.Message) *call {
+	return &call{
+		sender: s, ctx: ctx, messages: messages,
+		results: make([]error, len(messages)), unsettled: len(messages),
+		deliveries: make([]delivery, len(messages)),
+		done:       make(chan struct{}),
 	}
 }
 
-// cut returns why a message must not be sent, nil when it may be.
-func (c *call) cut(index int32) error {
-	if chain := c.chainOf[index]; chain != none && c.breaks[chain].index < index {
-		return c.breaks[chain].err
+// Done implements sinks.Receipt.
+func (c *call) Done() <-chan struct{} { return c.done }
+
+// Results implements sinks.Receipt.
+func (c *call) Results() []error {
+	<-c.done
+	for _, err := range c.results {
+		if err != nil {
+			return c.results
+		}
 	}
 	return nil
 }
 
-// heritage is what a failure means for the rest of its chain: a failure that
-// concerns everybody is theirs too.
+// close answers the call, with one failure for all or with their own. It makes the
+// acknowledged messages of each chain a prefix: what was acknowledged behind a failure
+// counts as failed, to be sent again in order.
+func (c *call) close(failure error) {
+	for i := range c.results {
+		switch err := c.deliveries[i].cut(); {
+		case failure != nil:
+			c.results[i] = failure
+		case err != nil:
+			c.results[i] = err
+		}
+	}
+	if c.release != nil {
+		c.release()
+	}
+	c.share.Leave()
+	close(c.done)
+}
+
+// chain is the messages of one (exchange, routing key, key) that are under way, and those
+// of the same calls that were.
+type chain struct {
+	// last is the latest message (order strict: the next one leaves after its confirm).
+	last      *delivery
+	unsettled int
+	// failed is the earliest message that is known to have failed, nil for none:
+	// nothing behind it is sent any more. err is what the rest of its call fails with.
+	failed *delivery
+	err    error
+}
+
+// position is where a message is in its stream.
+func (d *delivery) position() int64 { return d.call.first + int64(d.index) }
+
+func (d *delivery) message() *sinks.Message { return &d.call.messages[d.index] }
+
+// cut returns why a message must not be sent, nil when it may be.
+func (d *delivery) cut() error {
+	switch {
+	case d.chain == nil || d.chain.failed == nil || d.chain.failed.position() >= d.position():
+		return nil
+	case d.chain.failed.call == d.call:
+		return d.chain.err
+	}
+	return sinks.ErrSkipped
+}
+
+// heritage is what a failure means for the rest of its chain in the same call: a failure
+// that concerns everybody is theirs too.
 func heritage(err error) error {
 	if sinks.ScopeOf(err) == sinks.ScopeSink {
 		return err
@@ -114,143 +114,97 @@ func heritage(err error) error {
 	return sinks.ErrSkipped
 }
 
+// settle records the result of one message. After a failure nothing more of
+// its chain is sent.
+func (s *sender) settle(d *delivery, err error) {
+	for d != nil && d.state != settled {
+		d.state = settled
+		d.call.results[d.index] = err
+		if d.call.unsettled--; d.call.unsettled == 0 {
+			s.finished++
+		}
+		if d.chain != nil {
+			d.chain.unsettled--
+		}
+		if err == nil {
+			return
+		}
+		s.breakChain(d, heritage(err))
+		next := d.follower
+		if err = heritage(err); next != nil && next.call != d.call {
+			err = sinks.ErrSkipped
+		}
+		d = next
+	}
+}
+
+// breakChain breaks a message's chain behind it, for what will be sent of it too.
+func (s *sender) breakChain(d *delivery, err error) {
+	chain := d.chain
+	if chain == nil {
+		return
+	}
+	if chain.failed == nil || d.position() < chain.failed.position() {
+		chain.failed, chain.err = d, err
+	}
+	if key, _ := s.chainKey(d.message()); s.chains[key] == chain {
+		if s.broken == nil {
+			s.broken = map[chainKey]struct{}{}
+		}
+		s.broken[key] = struct{}{}
+	}
+}
+
 // settleRest gives every unsettled message of a part, or of all parts, a result.
-func (c *call) settleRest(only *part, failure func(index int32) error) {
-	for i := range c.messages {
-		if c.states[i] != settled && (only == nil || c.parts[c.partOf[i]] == only) {
-			c.settle(int32(i), failure(int32(i)))
+func (s *sender) settleRest(only *part, failure func(*delivery) error) {
+	for _, c := range s.calls {
+		for i := range c.deliveries {
+			if d := &c.deliveries[i]; d.state != settled && (only == nil || d.part == only) {
+				s.settle(d, failure(d))
+			}
 		}
 	}
 }
 
-// run sends until every message is settled.
-func (c *call) run(ctx context.Context) {
-	defer c.connection.changed.remove(c.wake)
-	defer c.depart()
-	var blockedSince time.Time
-	for {
-		c.connection.changed.add(c.wake)
-		c.collect()
-		reason := c.connection.block.reason.Load()
-		var grace <-chan time.Time
-		switch {
-		case c.unsettled == 0:
-			return
-		case c.connection.ended():
-			c.abortWithConnection()
-			return
-		case ctx.Err() != nil:
-			c.abort(ctx)
-			return
-		case reason == nil:
-			blockedSince = time.Time{}
-			for _, l := range c.parts {
-				c.advance(ctx, l)
-			}
-			if c.unsettled == 0 {
-				return
-			}
-		default:
-			if blockedSince.IsZero() {
-				blockedSince = time.Now()
-			}
-			left := blockGrace - time.Since(blockedSince)
-			if left <= 0 || !slices.ContainsFunc(c.parts, (*part).busy) {
-				err := blocked(c.connection.target.address, *reason)
-				c.settleRest(nil, func(int32) error { return err })
-				return
-			}
-			grace = time.After(left)
-		}
-		select {
-		case <-c.wake:
-		case <-grace:
-		case <-ctx.Done():
-		}
-	}
+// completion is an outcome on its way from a channel to its sender.
+type completion struct {
+	delivery *delivery
+	outcome  outcome
 }
 
-// abort settles everything when the context has ended.
-func (c *call) abort(ctx context.Context) {
-	sent := interrupted(ctx, c.connection.target.address, true)
-	unsent := interrupted(ctx, c.connection.target.address, false)
-	c.settleRest(nil, func(index int32) error {
-		if c.states[index] == inFlight {
-			return sent
-		}
-		return unsent
-	})
-}
-
-// abortWithConnection settles everything when the connection has ended, after the
-// confirms that came before its end.
-func (c *call) abortWithConnection() {
-	for _, l := range c.parts {
-		if l.channel != nil {
-			<-l.channel.ended // follows at once
-		}
-	}
-	c.collect()
-	err := c.connection.failure()
-	c.settleRest(nil, func(int32) error { return err })
-}
-
-// depart leaves the channels.
-func (c *call) depart() {
-	for _, l := range c.parts {
-		if l.channel == nil {
-			continue
-		}
-		if l.inFlight > 0 {
-			l.channel.leave(c)
-		}
-		if l.private {
-			l.channel.retire()
-		}
-	}
+// complete reports an outcome; a channel calls it, and rings wake.
+func (s *sender) complete(d *delivery, o outcome) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.arrived = append(s.arrived, completion{d, o})
 }
 
 // collect applies the outcomes that have arrived.
-func (c *call) collect() {
-	c.mu.Lock()
-	batch := c.arrived
-	c.arrived = c.spare[:0]
-	c.mu.Unlock()
-	c.spare = batch
+func (s *sender) collect() {
+	s.mu.Lock()
+	batch := s.arrived
+	s.arrived = s.spare[:0]
+	s.mu.Unlock()
 	for _, done := range batch {
-		l := c.parts[c.partOf[done.index]]
+		d := done.delivery
+		l := d.part
 		l.inFlight--
-		c.states[done.index] = waiting
-		routingKey := c.messages[done.index].Destination
+		d.state = waiting
+		routingKey := d.message().Destination
 		switch done.outcome {
 		case acknowledged:
-			c.settle(done.index, nil)
-			if next := c.follower[done.index]; next != none && c.states[next] == waiting {
+			s.settle(d, nil)
+			if next := d.follower; next != nil && next.state == waiting {
 				l.ready = append(l.ready, next)
 			}
 		case returned:
-			c.settle(done.index, unroutable(l.exchange, routingKey))
+			s.settle(d, unroutable(l.exchange, routingKey))
 		case refusedByNack:
-			c.settle(done.index, nacked(l.exchange, routingKey))
+			s.settle(d, nacked(l.exchange, routingKey))
 		case unresolved:
-			l.unresolved = append(l.unresolved, done.index)
+			l.unresolved = append(l.unresolved, d)
 		}
 	}
-}
-
-// prefixes makes the acknowledged messages of each chain a prefix: what was
-// acknowledged behind a failure counts as failed, to be sent again in order.
-// It returns nil when nothing failed.
-func (c *call) prefixes() []error {
-	failed := false
-	for i := range c.results {
-		if err := c.cut(int32(i)); err != nil {
-			c.results[i] = err
-		}
-		failed = failed || c.results[i] != nil
-	}
-	if !failed {
-		return nil
-	}
-	return c.results
+	clear(batch)
+	s.spare = batch
 }

@@ -1,12 +1,21 @@
 package rabbitmq
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
 
 	"github.com/outboxrelay/relay/sinks"
 )
+
+// planned is a call of a stream that has no connection.
+func planned(messages []sinks.Message, config Config) (*sender, *call) {
+	s := (&Publisher{config: config}).Stream(sinks.Window{}).(*sender)
+	c := newCall(context.Background(), s, messages)
+	s.plan(c)
+	return s, c
+}
 
 func keyed(keys ...string) []sinks.Message {
 	messages := make([]sinks.Message, len(keys))
@@ -40,12 +49,13 @@ func TestPrefixes(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			config := Defaults()
 			config.Order = test.order
-			c := newCall(messages, config, sinks.Envelope{})
+			s, c := planned(messages, config)
 			for index, err := range test.settle {
-				c.settle(index, err)
+				s.settle(&c.deliveries[index], err)
 			}
-			c.settleRest(nil, func(int32) error { return nil })
-			got := c.prefixes()
+			s.settleRest(nil, func(*delivery) error { return nil })
+			s.answer()
+			got := c.Results()
 			if len(got) != len(test.want) {
 				t.Fatalf("got %v, want %v", got, test.want)
 			}
@@ -65,14 +75,14 @@ func TestPlan(t *testing.T) {
 	messages := keyed("a", "a", "b", "", "", "a")
 	messages[5].Exchange = "other"
 	config := Defaults()
-	c := newCall(messages, config, sinks.Envelope{})
-	if len(c.parts) != 2 || len(c.parts[0].ready) != 4 || len(c.parts[1].ready) != 1 || c.follower[0] != 1 {
-		t.Errorf("strict: parts %d, ready %v, followers %v", len(c.parts), c.parts[0].ready, c.follower)
+	s, c := planned(messages, config)
+	if len(s.parts) != 2 || len(s.parts[0].ready) != 4 || len(s.parts[1].ready) != 1 || c.deliveries[0].follower != &c.deliveries[1] {
+		t.Errorf("strict: parts %d, %d and %d ready, follower %v", len(s.parts), len(s.parts[0].ready), len(s.parts[1].ready), c.deliveries[0].follower)
 	}
 	config.Order = OrderPipelined
-	c = newCall(messages, config, sinks.Envelope{})
-	if len(c.parts[0].ready) != 5 {
-		t.Errorf("pipelined: ready %v", c.parts[0].ready)
+	s, _ = planned(messages, config)
+	if len(s.parts[0].ready) != 5 {
+		t.Errorf("pipelined: %d ready", len(s.parts[0].ready))
 	}
 
 	// What AMQP cannot carry is settled before there is a connection, and with
@@ -81,12 +91,12 @@ func TestPlan(t *testing.T) {
 	messages[1].Type = strings.Repeat("x", 256)
 	for _, order := range []string{OrderStrict, OrderPipelined} {
 		config.Order = order
-		c = newCall(messages, config, sinks.Envelope{})
-		if c.unsettled != 2 || c.states[0] != waiting || c.states[3] != waiting {
-			t.Errorf("%s: states %v", order, c.states)
+		s, c = planned(messages, config)
+		if c.unsettled != 2 || c.deliveries[0].state != waiting || c.deliveries[3].state != waiting {
+			t.Errorf("%s: %d unsettled", order, c.unsettled)
 		}
-		if ready := c.unsent(c.parts[0].ready); len(ready) != 2 {
-			t.Errorf("%s: ready %v", order, ready)
+		if ready := s.unsent(s.parts[0].ready); len(ready) != 2 {
+			t.Errorf("%s: %d ready", order, len(ready))
 		}
 		if !errors.Is(c.results[2], sinks.ErrSkipped) || sinks.ScopeOf(c.results[1]) != sinks.ScopeMessage {
 			t.Errorf("%s: results %v", order, c.results)

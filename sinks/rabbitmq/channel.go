@@ -27,10 +27,22 @@ const (
 	unresolved // the channel ended before the confirm
 )
 
-// delivery is a message on its way through a channel.
+// delivery is a message of a call and its way through a channel.
 type delivery struct {
-	call    *call
-	index   int32
+	call  *call
+	index int32
+
+	// Of the sender:
+
+	state state
+	part  *part
+	chain *chain // nil where nothing is ordered
+	// follower is the next message of the chain, which leaves after the confirm of
+	// this one (order strict).
+	follower *delivery
+
+	// Of the channel that it is in:
+
 	isBack  bool // it came back as unroutable
 	left    bool // its call waits no more, and its place in the window is free
 	confirm *amqp.DeferredConfirmation
@@ -43,7 +55,7 @@ var (
 )
 
 // channel is an AMQP channel in confirm mode, for one exchange. Its run goroutine
-// receives returns and confirms and resolves deliveries; calls send.
+// receives returns and confirms and resolves deliveries; senders send.
 type channel struct {
 	connection *connection
 	exchange   string
@@ -208,7 +220,7 @@ func (l *channel) markReturned(r amqp.Return, ok bool) {
 		if d.left {
 			continue
 		}
-		m := &d.call.messages[d.index]
+		m := d.message()
 		if m.Destination == r.RoutingKey && m.ID == id {
 			d.isBack = true
 		}
@@ -216,7 +228,7 @@ func (l *channel) markReturned(r amqp.Return, ok bool) {
 }
 
 // resolve takes resolved deliveries off the queue, the ones at its head or all
-// of them, and tells their calls.
+// of them, and tells their senders.
 func (l *channel) resolve(everywhere bool) {
 	l.mu.Lock()
 	head := 0
@@ -246,18 +258,19 @@ func (l *channel) resolve(everywhere bool) {
 	}
 	// The channel is marked as closed before its confirms are given up.
 	ended := l.amqp.IsClosed()
-	var previous *call
+	var previous *sender
 	for i, d := range done {
 		done[i] = nil
 		if d.left {
 			continue
 		}
 		l.waiting--
-		d.call.complete(d.index, d.outcome(ended))
-		if previous != nil && previous != d.call {
+		to := d.call.sender
+		to.complete(d, d.outcome(ended))
+		if previous != nil && previous != to {
 			ring(previous.wake)
 		}
-		previous = d.call
+		previous = to
 	}
 	l.queue = rest
 	l.mu.Unlock()

@@ -31,10 +31,12 @@
 //     messages that await their confirm. The broker answers a refused publish
 //     (missing exchange, no permission, too large a message) by closing the
 //     channel, so exchanges do not share one.
-//   - call is one Publish: it groups the messages into parts, one for each
-//     exchange, sends what order allows and settles each key as a prefix.
+//   - sender is a stream of batches, and Publish one of a single batch: it groups
+//     the messages into parts, one for each exchange, sends what order allows and
+//     settles each key as a prefix.
+//   - call is one batch of a stream.
 //
 // A channel that the broker closed does not say which message it refused. The
-// call then sends its own unresolved messages one at a time on a private channel:
+// sender then sends its own unresolved messages one at a time on a private channel:
 // the one that closes it is the culprit, the others are innocent.
 package rabbitmq

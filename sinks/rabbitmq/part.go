@@ -1,36 +1,36 @@
 package rabbitmq
 
 import (
-	"context"
+	"cmp"
 	"errors"
 	"slices"
 )
 
-// part is the part of a call that goes to one exchange.
+// part is the part of a stream that goes to one exchange.
 type part struct {
 	exchange string
 	channel  *channel // nil until needed
 	private  bool     // channel is this part's own
 	// ready may be sent now, in this order, after the suspects.
-	ready []int32
+	ready []*delivery
 	// suspects were in flight when the broker closed a channel: one of them is
 	// to blame. They are sent one at a time on a private channel.
-	suspects []int32
+	suspects []*delivery
 	// unresolved were in flight on a channel that has ended.
-	unresolved []int32
+	unresolved []*delivery
 	inFlight   int
 }
 
 func (l *part) busy() bool { return l.inFlight > 0 }
 
 // advance sends what a part can send now.
-func (c *call) advance(ctx context.Context, l *part) {
+func (s *sender) advance(l *part) {
 	for {
-		if len(l.unresolved) > 0 && !c.afterEnd(l) {
+		if len(l.unresolved) > 0 && !s.afterEnd(l) {
 			return
 		}
-		l.suspects = c.unsent(l.suspects)
-		l.ready = c.unsent(l.ready)
+		l.suspects = s.unsent(l.suspects)
+		l.ready = s.unsent(l.ready)
 		cautious := len(l.suspects) > 0
 		switch {
 		case cautious && l.inFlight > 0:
@@ -43,32 +43,22 @@ func (c *call) advance(ctx context.Context, l *part) {
 			l.channel, l.private = nil, false
 			continue
 		}
-		if l.channel == nil {
-			var err error
-			if cautious {
-				l.channel, err = c.connection.privateChannel(ctx, l.exchange)
-			} else {
-				l.channel, err = c.connection.channel(ctx, l.exchange)
-			}
-			if err != nil {
-				c.settleRest(l, func(int32) error { return err })
-				return
-			}
-			l.private = cautious
+		if l.channel == nil && !s.channelOf(l, cautious) {
+			return
 		}
 		var err error
 		if cautious {
-			err = c.send(l, l.suspects[0])
+			err = s.send(l, l.suspects[0])
 		} else {
 			for err == nil && len(l.ready) > 0 {
-				if err = c.send(l, l.ready[0]); err == nil {
-					l.ready = c.unsent(l.ready[1:])
+				if err = s.send(l, l.ready[0]); err == nil {
+					l.ready = s.unsent(l.ready[1:])
 				}
 			}
 		}
 		switch {
 		case errors.Is(err, errChannelEnded):
-			if !c.afterEnd(l) {
+			if !s.afterEnd(l) {
 				return
 			}
 		case cautious && err == nil && l.inFlight == 0:
@@ -80,17 +70,17 @@ func (c *call) advance(ctx context.Context, l *part) {
 }
 
 // unsent drops what needs not be sent any more from the front of a queue.
-func (c *call) unsent(queue []int32) []int32 {
+func (s *sender) unsent(queue []*delivery) []*delivery {
 	for len(queue) > 0 {
-		index := queue[0]
-		if c.states[index] == waiting {
-			err := c.cut(index)
+		d := queue[0]
+		if d.state == waiting {
+			err := d.cut()
 			if err == nil {
 				break
 			}
-			c.settle(index, err)
+			s.settle(d, err)
 		}
-		if c.states[index] != settled {
+		if d.state != settled {
 			break
 		}
 		queue = queue[1:]
@@ -99,27 +89,26 @@ func (c *call) unsent(queue []int32) []int32 {
 }
 
 // send publishes one message, unless it must not be sent at all.
-func (c *call) send(l *part, index int32) error {
-	if !c.connection.stream.hasRoom() {
+func (s *sender) send(l *part, d *delivery) error {
+	if !s.connection.stream.hasRoom() {
 		return errWindowFull
 	}
-	m := &c.messages[index]
-	publishing := c.encoder.publishing(m)
-	if err := checkFrame(m, &publishing, c.connection.amqp.Config.FrameSize); err != nil {
-		c.settle(index, err)
+	m := d.message()
+	publishing := s.encoder.publishing(m)
+	if err := checkFrame(m, &publishing, s.connection.amqp.Config.FrameSize); err != nil {
+		s.settle(d, err)
 		return nil
 	}
-	if limit := c.connection.largest(); int64(len(m.Payload)) > limit {
-		c.settle(index, oversize(m, limit))
+	if limit := s.connection.largest(); int64(len(m.Payload)) > limit {
+		s.settle(d, oversize(m, limit))
 		return nil
 	}
-	d := &c.deliveries[index]
-	*d = delivery{call: c, index: index}
 	// Before it is sent: its outcome may arrive at once.
-	c.states[index] = inFlight
+	d.isBack, d.left, d.confirm = false, false, nil
+	d.state = inFlight
 	l.inFlight++
-	if err := l.channel.send(d, m.Destination, c.mandatory, publishing); err != nil {
-		c.states[index] = waiting
+	if err := l.channel.send(d, m.Destination, s.publisher.config.Mandatory, publishing); err != nil {
+		d.state = waiting
 		l.inFlight--
 		return err
 	}
@@ -128,38 +117,40 @@ func (c *call) send(l *part, index int32) error {
 
 // afterEnd finds out why a part's channel has ended and what follows for its
 // messages. It returns false when the connection has ended with it.
-func (c *call) afterEnd(l *part) bool {
+func (s *sender) afterEnd(l *part) bool {
 	<-l.channel.ended // follows at once
-	c.collect()
-	if c.connection.ended() {
+	s.collect()
+	if s.connection.ended() {
 		return false
 	}
 	reason, private := l.channel.err, l.private
-	lost := l.unresolved
+	// Those whose call has ended meanwhile are not the sender's any more.
+	lost := slices.DeleteFunc(l.unresolved, func(d *delivery) bool { return d.state == settled })
 	l.channel, l.private, l.unresolved = nil, false, nil
-	slices.Sort(lost)
-	user := c.connection.target.user
+	slices.SortFunc(lost, byPosition)
 	switch {
 	case reason == nil:
 		// This side gave the channel up, so none of them is to blame.
 		l.ready = append(lost, l.ready...)
 	case judge(reason).exchange:
-		err := exchangeRefusal(l.exchange, user, reason)
-		c.settleRest(l, func(int32) error { return err })
+		err := exchangeRefusal(l.exchange, s.user(), reason)
+		s.settleRest(l, func(*delivery) error { return err })
 	case private:
-		for _, index := range lost { // at most one
-			c.settle(index, messageRefusal(l.exchange, user, &c.messages[index], reason))
+		for _, d := range lost { // at most one
+			s.settle(d, s.refusal(d, reason))
 		}
-	case c.connection.learn(reason) && slices.ContainsFunc(lost, c.isOversize):
+	case s.connection.learn(reason) && slices.ContainsFunc(lost, s.isOversize):
 		// It is known what to blame, and send refuses it.
 		l.ready = append(lost, l.ready...)
 	default:
 		l.suspects = append(l.suspects, lost...)
-		slices.Sort(l.suspects)
+		slices.SortFunc(l.suspects, byPosition)
 	}
 	return true
 }
 
-func (c *call) isOversize(index int32) bool {
-	return int64(len(c.messages[index].Payload)) > c.connection.largest()
+func (s *sender) isOversize(d *delivery) bool {
+	return int64(len(d.message().Payload)) > s.connection.largest()
 }
+
+func byPosition(a, b *delivery) int { return cmp.Compare(a.position(), b.position()) }

@@ -1,77 +1,82 @@
 package rabbitmq
 
-import "github.com/outboxrelay/relay/sinks"
+import (
+	"cmp"
+
+	"github.com/outboxrelay/relay/sinks"
+)
 
 // chainKey is what order is kept within.
 type chainKey struct{ exchange, routingKey, key string }
 
-// newCall sorts messages into parts and chains, and settles those that AMQP
-// cannot carry. It needs no connection.
-func newCall(messages []sinks.Message, config Config, envelope sinks.Envelope) *call {
-	n := len(messages)
-	numbers := make([]int32, 3*n)
-	c := &call{
-		messages:  messages,
-		mandatory: config.Mandatory,
-		encoder:   encoder{envelope: envelope, persistent: config.Persistent},
-		results:   make([]error, n), states: make([]state, n), unsettled: n,
-		partOf: numbers[:n], chainOf: numbers[n : 2*n], follower: numbers[2*n:],
-		deliveries: make([]delivery, n),
-		wake:       make(chan struct{}, 1),
-	}
-	strict := config.Order == OrderStrict
-	chains := make(map[chainKey]int32)
-	var last []int32 // of each chain, the message before
-	for i := range messages {
-		m, index := &messages[i], int32(i)
-		exchange := m.Exchange
-		if exchange == "" {
-			exchange = config.Exchange
-		}
-		l := c.part(index, exchange)
-		c.chainOf[i], c.follower[i] = none, none
-		previous := int32(none)
-		if key, ordered := m.OrderedBy(); ordered {
-			id := chainKey{exchange, m.Destination, key}
-			chain, known := chains[id]
-			if known {
-				previous = last[chain]
-				last[chain] = index
-			} else {
-				chain = int32(len(last))
-				chains[id] = chain
-				last = append(last, index)
-				c.breaks = append(c.breaks, breakpoint{})
-			}
-			c.chainOf[i] = chain
-			if err := c.cut(index); err != nil {
-				c.settle(index, err)
-				continue
-			}
-		}
-		switch err := check(exchange, m); {
-		case err != nil:
-			c.settle(index, err)
-		case strict && previous != none:
-			c.follower[previous] = index
-		default:
-			l.ready = append(l.ready, index)
-		}
-	}
-	return c
+// chainKey returns what a message is ordered by, and whether it is ordered at all.
+func (s *sender) chainKey(m *sinks.Message) (chainKey, bool) {
+	key, ordered := m.OrderedBy()
+	return chainKey{s.exchange(m), m.Destination, key}, ordered
 }
 
-// part returns the part of an exchange and notes that the message is part of it.
-// A call has few of them.
-func (c *call) part(index int32, exchange string) *part {
-	for i, l := range c.parts {
+func (s *sender) exchange(m *sinks.Message) string {
+	return cmp.Or(m.Exchange, s.publisher.config.Exchange)
+}
+
+// plan sorts a call's messages into parts and chains, and settles those that AMQP cannot
+// carry, that are behind a failed one, or out of time. It needs no connection.
+func (s *sender) plan(c *call) {
+	c.first = s.next
+	s.next += int64(len(c.messages))
+	s.calls = append(s.calls, c)
+	var chains []chain
+	if s.chains == nil {
+		s.chains = make(map[chainKey]*chain)
+	}
+	for i := range c.messages {
+		m, d := &c.messages[i], &c.deliveries[i]
+		d.call, d.index, d.part = c, int32(i), s.part(s.exchange(m))
+		if key, ordered := s.chainKey(m); ordered {
+			d.chain = s.chains[key]
+			if d.chain == nil {
+				if chains == nil {
+					chains = make([]chain, 0, len(c.messages)) // no larger: it must not move
+				}
+				chains = append(chains, chain{})
+				d.chain = &chains[len(chains)-1]
+				s.chains[key] = d.chain
+				if _, broken := s.broken[key]; broken {
+					d.chain.unsettled++
+					s.settle(d, sinks.ErrSkipped)
+					continue
+				}
+			}
+			d.chain.unsettled++
+		}
+		switch err := check(d.part.exchange, m); {
+		case d.cut() != nil:
+			s.settle(d, d.cut())
+		case err != nil:
+			s.settle(d, err)
+		case s.strict && d.chain != nil && d.chain.last != nil && d.chain.last.state != settled:
+			d.chain.last.follower = d
+		default:
+			d.part.ready = append(d.part.ready, d)
+		}
+		if d.chain != nil {
+			d.chain.last = d
+		}
+	}
+	if c.ctx.Err() != nil {
+		c.expired = true
+		s.settleExpired(c)
+	}
+}
+
+// part returns the part of an exchange. There are few of them.
+func (s *sender) part(exchange string) *part {
+	for _, l := range s.parts {
 		if l.exchange == exchange {
-			c.partOf[index] = int32(i)
 			return l
 		}
 	}
 	l := &part{exchange: exchange}
-	c.partOf[index] = int32(len(c.parts))
-	c.parts = append(c.parts, l)
+	s.parts = append(s.parts, l)
 	return l
 }

@@ -23,8 +23,12 @@ func TestOnlyTheFirstOfASequenceIsReady(t *testing.T) {
 		"in sequence": {[]sinks.Message{message("a", true), message("b", true), message("a", true), message("", true)}, []int32{0}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := newCall(test.messages, Config{Order: OrderStrict}, sinks.Envelope{Style: sinks.StylePlain})
-			if got := c.parts[0].ready; !slices.Equal(got, test.ready) {
+			s, _ := planned(test.messages, Config{Order: OrderStrict})
+			var got []int32
+			for _, d := range s.parts[0].ready {
+				got = append(got, d.index)
+			}
+			if !slices.Equal(got, test.ready) {
 				t.Errorf("ready are %v, want %v", got, test.ready)
 			}
 		})

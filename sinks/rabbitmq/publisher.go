@@ -12,7 +12,7 @@ import (
 	"github.com/outboxrelay/relay/sinks"
 )
 
-// Publisher sends messages to RabbitMQ; it implements sinks.Publisher. It
+// Publisher sends messages to RabbitMQ; it implements sinks.Streamer. It
 // connects when it is first used, and again whenever the connection was lost.
 type Publisher struct {
 	config   Config
@@ -29,7 +29,7 @@ type Publisher struct {
 	working sync.WaitGroup
 }
 
-var _ sinks.Publisher = (*Publisher)(nil)
+var _ sinks.Streamer = (*Publisher)(nil)
 
 // attempt is a connection in the making that several calls wait for.
 type attempt struct {
@@ -63,19 +63,18 @@ func New(config Config, envelope sinks.Envelope, logger *slog.Logger) (*Publishe
 
 // Publish implements sinks.Publisher.
 func (p *Publisher) Publish(ctx context.Context, messages []sinks.Message) []error {
-	if len(messages) == 0 {
-		return nil
+	return p.Stream(sinks.Window{}).Send(ctx, messages).Results()
+}
+
+// start runs f in a goroutine of the publisher, unless that is closed.
+func (p *Publisher) start(f func()) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
 	}
-	c := newCall(messages, p.config, p.envelope)
-	if c.unsettled > 0 {
-		var err error
-		if c.connection, err = p.connection(ctx); err == nil {
-			c.run(ctx)
-		} else {
-			c.settleRest(nil, func(int32) error { return err })
-		}
-	}
-	return c.prefixes()
+	p.working.Go(f)
+	return true
 }
 
 // Ping implements sinks.Publisher: it connects if need be and opens a channel.
