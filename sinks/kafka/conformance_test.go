@@ -214,7 +214,7 @@ func newRecord(t testing.TB, partition int, r *protocol.Record) record {
 // broker is what the conformance suite needs to know of Kafka.
 type broker struct{ config Config }
 
-func (b broker) Publisher(t *testing.T) sinks.Publisher {
+func (b broker) Publisher(t *testing.T) sinks.Streamer {
 	publisher, err := New(b.config, sinks.Envelope{Style: sinks.StylePlain}, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	if err != nil {
 		t.Fatal(err)

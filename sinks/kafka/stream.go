@@ -73,8 +73,8 @@ func (s *stream) begin(c *call, share window.Share) {
 func (s *stream) end(c *call) {
 	c.ended.Store(true)
 	c.release()
-	c.share.Leave()
 	close(c.done)
+	c.share.Leave()
 	head := 0
 	for head < len(s.calls) && s.calls[head].ended.Load() {
 		s.calls[head] = nil

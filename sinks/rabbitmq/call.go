@@ -73,8 +73,8 @@ func (c *call) close(failure error) {
 	if c.release != nil {
 		c.release()
 	}
-	c.share.Leave()
 	close(c.done)
+	c.share.Leave()
 }
 
 // chain is the messages of one (exchange, routing key, key) that are under way, and those

@@ -24,7 +24,7 @@ func TestConformancePipelined(t *testing.T) {
 // default exchange.
 type conformance struct{ broker }
 
-func (b conformance) Publisher(t *testing.T) sinks.Publisher { return b.publisher(t, nil) }
+func (b conformance) Publisher(t *testing.T) sinks.Streamer { return b.publisher(t, nil) }
 
 func (b conformance) NewDestination(t *testing.T) sinks.Destination {
 	return sinks.Destination{Name: b.queue(t, nil)}

@@ -1,4 +1,4 @@
-// Package sinktest is the contract of sinks.Publisher as tests, run by every
+// Package sinktest is the contract of sinks.Publisher and sinks.Stream as tests, run by every
 // sink against the real broker that it talks to.
 //
 //	func TestConformance(t *testing.T) {
@@ -19,7 +19,7 @@ import (
 type Broker interface {
 	// Publisher returns a new Publisher in the plain style, with the mapping of
 	// Received's fields as the sink documents it. The suite closes it.
-	Publisher(t *testing.T) sinks.Publisher
+	Publisher(t *testing.T) sinks.Streamer
 	// NewDestination creates an empty topic or queue that nobody else uses,
 	// with several partitions where the broker has such.
 	NewDestination(t *testing.T) sinks.Destination
@@ -72,7 +72,7 @@ type Received struct {
 // after it instead of hanging.
 const patience = 60 * time.Second
 
-// Run checks every guarantee of sinks.Publisher against the broker.
+// Run checks every guarantee of sinks.Publisher and sinks.Stream against the broker.
 func Run(t *testing.T, broker Broker) {
 	for _, test := range []struct {
 		name string
@@ -94,6 +94,12 @@ func Run(t *testing.T, broker Broker) {
 		{"ping and verify", testPingVerify},
 		{"memory is the caller's again", testMemory},
 		{"close ends every goroutine", testGoroutines},
+		{"a stream keeps the order by key", testStream},
+		{"a stream bounds what is in flight", testStreamWindow},
+		{"a refused message breaks its key in a stream", testStreamRefused},
+		{"a missing destination in a stream", testStreamMissingDestination},
+		{"batches of a stream expire", testStreamExpired},
+		{"close in the middle of a stream", testStreamClose},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, broker) })
 	}

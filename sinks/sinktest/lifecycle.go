@@ -148,21 +148,7 @@ func testGoroutines(t *testing.T, broker Broker) {
 	if err := publisher.Close(); err != nil {
 		t.Errorf("Close: %v", err)
 	}
-	var left []string
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		left = nil
-		for id, stack := range goroutines() {
-			if _, old := before[id]; !old {
-				left = append(left, stack)
-			}
-		}
-		if len(left) == 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d goroutines outlive Close:\n\n%s", len(left), strings.Join(left, "\n\n"))
-		}
-	}
+	wantNoGoroutines(t, before)
 }
 
 // goroutines returns the stack of every goroutine by its name.

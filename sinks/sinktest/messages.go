@@ -61,7 +61,7 @@ func messageID(id [16]byte) string {
 }
 
 // open returns a publisher that the test's end closes.
-func open(t *testing.T, broker Broker) sinks.Publisher {
+func open(t *testing.T, broker Broker) sinks.Streamer {
 	t.Helper()
 	publisher := broker.Publisher(t)
 	t.Cleanup(func() {
