@@ -9,50 +9,95 @@ import (
 	"time"
 
 	"github.com/outboxrelay/relay/sinks"
+	"github.com/outboxrelay/relay/sinks/sinktest"
 )
 
-// BenchmarkPublish has 4 callers with 1,000 rows of 200 bytes a call, as the
+// BenchmarkPublish has 4 callers with 1,000 or 4,000 rows of 200 bytes a call, as the
 // relay's workers have, and 6 partitions.
 func BenchmarkPublish(b *testing.B) {
 	for _, codec := range []string{"none", "lz4"} {
-		b.Run(codec, func(b *testing.B) {
-			config := testConfig(b)
-			config.Compression = codec
-			p := open(b, config)
-			topic := newTopic(b, 6)
-			const callers, size = 4, 1000
-			payload := bytes.Repeat([]byte("x"), 200)
-			var batches [callers][]sinks.Message
-			for caller := range batches {
-				for n := range size {
-					m := publishable(topic, int64(n), fmt.Appendf(nil, "order-%d-%d", caller, n%250))
-					m.Payload = payload
-					batches[caller] = append(batches[caller], m)
+		for _, size := range []int{1000, 4000} {
+			b.Run(fmt.Sprintf("%s/%d", codec, size), func(b *testing.B) { benchmarkPublish(b, codec, size) })
+		}
+	}
+}
+
+func benchmarkPublish(b *testing.B, codec string, size int) {
+	config := testConfig(b)
+	config.Compression = codec
+	p := open(b, config)
+	topic := newTopic(b, 6)
+	const callers = 4
+	payload := bytes.Repeat([]byte("x"), 200)
+	var batches [callers][]sinks.Message
+	for caller := range batches {
+		for n := range size {
+			m := publishable(topic, int64(n), fmt.Appendf(nil, "order-%d-%d", caller, n%250))
+			m.Payload = payload
+			batches[caller] = append(batches[caller], m)
+		}
+	}
+	if results := p.Publish(b.Context(), batches[0]); results != nil {
+		b.Fatal(results[0])
+	}
+	b.ReportAllocs()
+	cpu := cpuTime(b)
+	for b.Loop() {
+		var all sync.WaitGroup
+		for caller := range callers {
+			all.Go(func() {
+				for range 10 {
+					if results := p.Publish(b.Context(), batches[caller]); results != nil {
+						b.Error(results)
+						return
+					}
 				}
-			}
-			if results := p.Publish(b.Context(), batches[0]); results != nil {
-				b.Fatal(results[0])
-			}
-			b.ReportAllocs()
-			cpu := cpuTime(b)
-			for b.Loop() {
-				var all sync.WaitGroup
-				for caller := range callers {
-					all.Go(func() {
-						for range 10 {
-							if results := p.Publish(b.Context(), batches[caller]); results != nil {
-								b.Error(results)
-								return
-							}
+			})
+		}
+		all.Wait()
+	}
+	rows := float64(b.N * callers * 10 * size)
+	b.ReportMetric(rows/b.Elapsed().Seconds(), "rows/s")
+	b.ReportMetric(float64((cpuTime(b)-cpu).Nanoseconds())/rows, "cpu-ns/row")
+}
+
+// BenchmarkStream sends batches of 100 rows of 200 bytes through a network that takes a
+// while one way, with one and more of them in flight.
+func BenchmarkStream(b *testing.B) {
+	for _, delay := range []time.Duration{0, 5 * time.Millisecond, 10 * time.Millisecond} {
+		for _, inFlight := range []int{1, 4, 16, 64} {
+			b.Run(fmt.Sprintf("delay=%s/in-flight=%d", delay, inFlight), func(b *testing.B) {
+				p := open(b, testConfig(b))
+				if delay > 0 {
+					through(p, sinktest.NewProxy(b, brokers(b)[0], delay))
+				}
+				topic := newTopic(b, 6)
+				const size = 100
+				messages := numbered(topic, 128*size, 1000)
+				for i := range messages {
+					messages[i].Payload = bytes.Repeat([]byte("x"), 200)
+				}
+				batches := batchesOf(messages, size)
+				stream := p.Stream(sinks.Window{Messages: inFlight * size})
+				if results := stream.Send(b.Context(), batches[0]).Results(); results != nil {
+					b.Fatal(results)
+				}
+				rows := 0
+				for b.Loop() {
+					var receipts []sinks.Receipt
+					for _, batch := range batches {
+						receipts = append(receipts, stream.Send(b.Context(), batch))
+						rows += len(batch)
+					}
+					for _, receipt := range receipts {
+						if results := receipt.Results(); results != nil {
+							b.Fatal(results)
 						}
-					})
+					}
 				}
-				all.Wait()
-			}
-			rows := float64(b.N * callers * 10 * size)
-			b.ReportMetric(rows/b.Elapsed().Seconds(), "rows/s")
-			b.ReportMetric(float64((cpuTime(b)-cpu).Nanoseconds())/rows, "cpu-ns/row")
-		})
+				b.ReportMetric(float64(rows)/b.Elapsed().Seconds(), "rows/s")
+			})
+		}
 	}
 }
 

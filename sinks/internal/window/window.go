@@ -8,7 +8,8 @@ import (
 	"github.com/outboxrelay/relay/sinks"
 )
 
-// Window is the room of a stream. One goroutine at a time enters; any may leave.
+// Window is the room of a stream. One goroutine at a time enters; any may leave. A nil
+// Window has no bound.
 type Window struct {
 	limit sinks.Window
 
@@ -19,11 +20,17 @@ type Window struct {
 
 // New returns an empty window.
 func New(limit sinks.Window) *Window {
+	if limit == (sinks.Window{}) {
+		return nil
+	}
 	return &Window{limit: limit, left: make(chan struct{}, 1)}
 }
 
 // Enter waits until there is room for a batch. It fails when ctx ends before that.
 func (w *Window) Enter(ctx context.Context, messages []sinks.Message) (Share, error) {
+	if w == nil {
+		return Share{}, nil
+	}
 	s := Share{window: w, messages: len(messages)}
 	if w.limit.Bytes > 0 {
 		for i := range messages {
