@@ -12,10 +12,122 @@ import (
 // planned is a call of a stream that has no connection.
 func planned(messages []sinks.Message, config Config) (*sender, *call) {
 	s := (&Publisher{config: config}).Stream(sinks.Window{}).(*sender)
-	c := newCall(context.Background(), s, messages)
-	s.plan(c)
-	return s, c
+	return s, planNext(context.Background(), s, messages)
 }
+
+func planNext(ctx context.Context, s *sender, messages []sinks.Message) *call {
+	c := newCall(ctx, s, messages)
+	s.plan(c)
+	return c
+}
+
+func answered(c *call) bool {
+	select {
+	case <-c.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// settleAll acknowledges the messages of a call but for one.
+func settleAll(s *sender, c *call, but int, err error) {
+	for i := range c.deliveries {
+		if i == but {
+			s.settle(&c.deliveries[i], err)
+		} else {
+			s.settle(&c.deliveries[i], nil)
+		}
+	}
+	s.answer()
+}
+
+// TestPrefixAcrossCalls has the second call of a stream acknowledged before the first
+// fails, as order pipelined allows.
+func TestPrefixAcrossCalls(t *testing.T) {
+	nack := nacked("", "orders")
+	config := Defaults()
+	config.Order = OrderPipelined
+	s, first := planned(keyed("a", "b"), config)
+	second := planNext(t.Context(), s, keyed("a", "b"))
+	settleAll(s, second, none, nil)
+	if answered(second) {
+		t.Fatal("the second call is answered before it is known whether its keys are broken")
+	}
+	settleAll(s, first, 0, nack)
+	if got := first.Results(); got[0] != nack || got[1] != nil { //nolint:errorlint // the very same error
+		t.Errorf("the first call: %v", got)
+	}
+	if got := second.Results(); !errors.Is(got[0], sinks.ErrSkipped) || got[1] != nil {
+		t.Errorf("the second call: %v", got)
+	}
+	third := planNext(t.Context(), s, keyed("a", "b"))
+	settleAll(s, third, none, nil)
+	if got := third.Results(); !errors.Is(got[0], sinks.ErrSkipped) || got[1] != nil {
+		t.Errorf("the third call: %v", got)
+	}
+}
+
+// TestExpiredBeforeItsTurn has the second call expire while the first is unresolved:
+// what was acknowledged behind an unresolved message fails, whatever becomes of that.
+func TestExpiredBeforeItsTurn(t *testing.T) {
+	config := Defaults()
+	config.Order = OrderPipelined
+	s, first := planned(keyed("a", "b"), config)
+	s.settle(&first.deliveries[1], nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	second := planNext(ctx, s, keyed("a", "b"))
+	settleAll(s, second, none, nil)
+	cancel()
+	s.expire()
+	s.giveUp()
+	s.answer()
+	if !answered(second) || answered(first) {
+		t.Fatalf("answered: the first %t, the second %t", answered(first), answered(second))
+	}
+	if got := second.Results(); !errors.Is(got[0], sinks.ErrSkipped) || got[1] != nil {
+		t.Errorf("the second call: %v", got)
+	}
+	third := planNext(t.Context(), s, keyed("a"))
+	settleAll(s, first, none, nil)
+	settleAll(s, third, none, nil)
+	if got := third.Results(); len(got) == 0 || !errors.Is(got[0], sinks.ErrSkipped) {
+		t.Errorf("the third call: %v", got)
+	}
+}
+
+// TestResumeWhileUnderWay resumes a key while a call that was sent before is not answered
+// yet: that one still fails, what is sent from then on does not.
+func TestResumeWhileUnderWay(t *testing.T) {
+	nack := nacked("", "orders")
+	for _, order := range []string{OrderStrict, OrderPipelined} {
+		t.Run(order, func(t *testing.T) {
+			config := Defaults()
+			config.Order = order
+			s, first := planned(keyed("a"), config)
+			before := planNext(t.Context(), s, keyed("a", "b"))
+			settleAll(s, first, 0, nack)
+			key, _ := s.chainKey(&first.messages[0])
+			s.resume([]chainKey{key})
+			after := planNext(t.Context(), s, keyed("a"))
+			s.resume([]chainKey{key}) // it is whole, and stays as it is
+			settleAll(s, after, none, nil)
+			settleAll(s, before, none, nil)
+			if got := before.Results(); len(got) == 0 || !errors.Is(got[0], sinks.ErrSkipped) || got[1] != nil {
+				t.Errorf("before: %v", got)
+			}
+			if got := after.Results(); got != nil {
+				t.Errorf("after: %v", got)
+			}
+			if len(s.chains) > 0 || len(s.broken) > 0 {
+				t.Errorf("left are %v and %v", s.chains, s.broken)
+			}
+		})
+	}
+}
+
+// none is no message.
+const none = -1
 
 func keyed(keys ...string) []sinks.Message {
 	messages := make([]sinks.Message, len(keys))
