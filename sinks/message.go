@@ -4,7 +4,8 @@ import "time"
 
 // Message is one outbox row on its way to a broker. Its byte slices and
 // strings may share memory with the batch that they came in: a Publisher must
-// not keep or change them after Publish returned, unless it copied them.
+// not keep or change them after Publish returned, or a Stream's receipt is done,
+// unless it copied them.
 type Message struct {
 	// ID is the row's message_id, the identity that consumers dedupe by.
 	ID [16]byte

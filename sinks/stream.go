@@ -39,8 +39,8 @@ type Window struct {
 // Send and Resume are called by one goroutine at a time. Receipts may be used by any.
 type Stream interface {
 	// Send hands a batch over and returns without waiting for its answer. It blocks
-	// while the window is full, and for the first batch to a topic until the broker has
-	// described it.
+	// while the window is full, and for the first batch to a topic until a broker has
+	// described it or is known to be away.
 	//
 	// The batch and the memory of its messages are the stream's until the receipt is
 	// done. That is the case when each message is resolved, and soon after ctx or the

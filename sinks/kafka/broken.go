@@ -3,6 +3,7 @@ package kafka
 import (
 	"math"
 	"slices"
+	"strings"
 	"sync/atomic"
 )
 
@@ -43,6 +44,7 @@ func (b *brokenKeys) add(key orderKey, position int64) {
 			return
 		}
 	}
+	key.topic = strings.Clone(key.topic) // or it would keep the memory of its batch
 	b.keys[key] = append(breaches, breach{position, endless})
 	b.any.Store(true)
 }
@@ -61,6 +63,7 @@ func (b *brokenKeys) behind(key orderKey, position int64) bool {
 func (b *brokenKeys) resume(key orderKey, position int64) {
 	for i, br := range b.keys[key] {
 		if br.to == endless {
+			key.topic = strings.Clone(key.topic)
 			b.keys[key][i].to = position
 			b.resumed = append(b.resumed, resumption{key, position})
 		}

@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,16 +21,26 @@ type stream struct {
 	mu sync.Mutex
 	// next is the position of the next message: messages of a stream are numbered.
 	next int64
-	// calls are under way, the oldest first.
-	calls  []*call
+	// calls are under way, the oldest first, which is.
+	calls  []underWay
 	broken brokenKeys
-	// layouts are how many partitions the topics had when they were last sent to.
-	layouts []partitionCount
+	// partitions are how many the topics had when they were last sent to.
+	partitions map[string]int
 }
 
-type partitionCount struct {
-	topic      string
-	partitions int
+// underWay is what is known of a call without holding its messages.
+type underWay struct {
+	first int64
+	done  chan struct{}
+}
+
+func (u underWay) ended() bool {
+	select {
+	case <-u.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // Stream implements sinks.Streamer.
@@ -65,7 +76,7 @@ func (s *stream) begin(c *call, share window.Share) {
 	c.share = share
 	c.first = s.next
 	s.next += int64(len(c.messages))
-	s.calls = append(s.calls, c)
+	s.calls = append(s.calls, underWay{c.first, c.done})
 	c.release = context.AfterFunc(c.ctx, c.expire)
 }
 
@@ -76,11 +87,10 @@ func (s *stream) end(c *call) {
 	close(c.done)
 	c.share.Leave()
 	head := 0
-	for head < len(s.calls) && s.calls[head].ended.Load() {
-		s.calls[head] = nil
+	for head < len(s.calls) && s.calls[head].ended() {
 		head++
 	}
-	s.calls = s.calls[head:]
+	s.calls = slices.Delete(s.calls, 0, head)
 	oldest := s.next
 	if len(s.calls) > 0 {
 		oldest = s.calls[0].first
@@ -107,15 +117,15 @@ func (s *stream) Resume(messages []sinks.Message) {
 // reports false when ctx or the publisher ended before that.
 func (s *stream) keeps(ctx context.Context, c *call, topic string, partitions int) bool {
 	s.mu.Lock()
-	at := slices.IndexFunc(s.layouts, func(l partitionCount) bool { return l.topic == topic })
-	if at < 0 {
-		at = len(s.layouts)
-		s.layouts = append(s.layouts, partitionCount{topic, partitions})
-	}
-	var before []*call
-	if s.layouts[at].partitions != partitions {
-		s.layouts[at].partitions = partitions
-		before = slices.Clone(s.calls[:slices.Index(s.calls, c)])
+	var before []underWay
+	if known, ok := s.partitions[topic]; !ok || known != partitions {
+		if s.partitions == nil {
+			s.partitions = map[string]int{}
+		}
+		s.partitions[strings.Clone(topic)] = partitions
+		if ok {
+			before = slices.DeleteFunc(slices.Clone(s.calls), func(u underWay) bool { return u.first >= c.first })
+		}
 	}
 	s.mu.Unlock()
 	for _, earlier := range before {

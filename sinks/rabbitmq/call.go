@@ -87,6 +87,8 @@ type chain struct {
 	// nothing behind it is sent any more. err is what the rest of its call fails with.
 	failed *delivery
 	err    error
+	// keyOf is the call whose memory the chain's key shares, nil for none.
+	keyOf *call
 }
 
 // position is where a message is in its stream.
@@ -151,7 +153,7 @@ func (s *sender) breakChain(d *delivery, err error) {
 		if s.broken == nil {
 			s.broken = map[chainKey]struct{}{}
 		}
-		s.broken[key] = struct{}{}
+		s.broken[key.clone()] = struct{}{}
 	}
 }
 

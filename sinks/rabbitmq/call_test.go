@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/outboxrelay/relay/sinks"
 )
@@ -123,6 +124,30 @@ func TestResumeWhileUnderWay(t *testing.T) {
 				t.Errorf("left are %v and %v", s.chains, s.broken)
 			}
 		})
+	}
+}
+
+// TestAnsweredCallKeepsNoMemory writes over the memory of an answered call, whose chain
+// goes on in the next.
+func TestAnsweredCallKeepsNoMemory(t *testing.T) {
+	memory := []byte("orders")
+	messages := keyed("a")
+	messages[0].Destination = unsafe.String(unsafe.SliceData(memory), len(memory))
+	s, first := planned(messages, Defaults())
+	second := planNext(t.Context(), s, keyed("a"))
+	settleAll(s, first, none, nil)
+	if !answered(first) {
+		t.Fatal("the first call is not answered")
+	}
+	copy(memory, "xxxxxx")
+	third := planNext(t.Context(), s, keyed("a"))
+	if second.deliveries[0].follower != &third.deliveries[0] {
+		t.Error("the third call does not follow the second")
+	}
+	settleAll(s, second, none, nil)
+	settleAll(s, third, none, nil)
+	if len(s.chains) > 0 {
+		t.Errorf("left are %v", s.chains)
 	}
 }
 

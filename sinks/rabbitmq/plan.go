@@ -2,12 +2,18 @@ package rabbitmq
 
 import (
 	"cmp"
+	"strings"
 
 	"github.com/outboxrelay/relay/sinks"
 )
 
 // chainKey is what order is kept within.
 type chainKey struct{ exchange, routingKey, key string }
+
+// clone shares no memory with a batch, for what stays longer.
+func (k chainKey) clone() chainKey {
+	return chainKey{strings.Clone(k.exchange), strings.Clone(k.routingKey), k.key}
+}
 
 // chainKey returns what a message is ordered by, and whether it is ordered at all.
 func (s *sender) chainKey(m *sinks.Message) (chainKey, bool) {
@@ -38,7 +44,7 @@ func (s *sender) plan(c *call) {
 				if chains == nil {
 					chains = make([]chain, 0, len(c.messages)) // no larger: it must not move
 				}
-				chains = append(chains, chain{})
+				chains = append(chains, chain{keyOf: c})
 				d.chain = &chains[len(chains)-1]
 				s.chains[key] = d.chain
 				if _, broken := s.broken[key]; broken {
@@ -76,7 +82,7 @@ func (s *sender) part(exchange string) *part {
 			return l
 		}
 	}
-	l := &part{exchange: exchange}
+	l := &part{exchange: strings.Clone(exchange)}
 	s.parts = append(s.parts, l)
 	return l
 }

@@ -94,7 +94,7 @@ func (s *sender) Resume(messages []sinks.Message) {
 	var keys []chainKey
 	for i := range messages {
 		if key, ordered := s.chainKey(&messages[i]); ordered {
-			keys = append(keys, key)
+			keys = append(keys, key.clone())
 		}
 	}
 	s.mu.Lock()
@@ -329,8 +329,8 @@ func (s *sender) answer() {
 			s.cutBehind(left, c)
 		}
 		s.finished--
-		c.close(nil)
 		s.forget(c)
+		c.close(nil)
 	}
 	clear(s.calls[len(left):])
 	s.calls = left
@@ -355,15 +355,20 @@ func (s *sender) cutBehind(earlier []*call, c *call) {
 	}
 }
 
-// forget drops the chains of a call of which nothing is under way.
+// forget drops what is kept of a call's chains, but for those that go on in other calls.
 func (s *sender) forget(c *call) {
 	for i := range c.deliveries {
 		chain := c.deliveries[i].chain
-		if chain == nil || chain.unsettled > 0 {
+		if chain == nil || chain.unsettled > 0 && chain.keyOf != c {
 			continue
 		}
-		if key, _ := s.chainKey(&c.messages[i]); s.chains[key] == chain {
-			delete(s.chains, key)
+		key, _ := s.chainKey(&c.messages[i])
+		if s.chains[key] != chain {
+			continue
+		}
+		delete(s.chains, key)
+		if chain.unsettled > 0 {
+			s.chains[key.clone()], chain.keyOf = chain, nil
 		}
 	}
 }
