@@ -26,14 +26,9 @@ import (
 // so that two of them never deadlock by their claims, whatever they share.
 // Order matters inside handlers too: sort what you lock.
 func (i *Inbox) ProcessBatch(ctx context.Context, db Beginner, messages []Message, handler BatchHandler) (results []Result, err error) {
-	prepared := make([]Message, len(messages))
-	for n, message := range messages {
-		if prepared[n], err = i.prepare(ctx, message); err != nil {
-			return nil, fmt.Errorf("message %d of the batch: %w", n, err)
-		}
-	}
-	if len(messages) == 0 {
-		return nil, nil
+	prepared, err := i.prepareAll(ctx, messages)
+	if err != nil || len(messages) == 0 {
+		return nil, err
 	}
 	ctx, o := i.observe(ctx, true, prepared...)
 	defer func() { o.end(err, results...) }()
@@ -69,28 +64,10 @@ func (i *Inbox) processBatch(ctx context.Context, db Beginner, o *observation, m
 			rollback(ctx, tx)
 		}
 	}()
-	results := make([]Result, len(messages))
+	results, fresh := i.sift(messages, claimed, order, previous)
 	if len(claimed) == 0 {
 		committed = i.release(ctx, db, tx, order)
-		for n := range results {
-			results[n] = Duplicate
-		}
 		return results, nil
-	}
-	isFresh := make([]bool, len(messages))
-	for n, m := range messages {
-		isFresh[n] = claimed[m.ID]
-		delete(claimed, m.ID) // the first one of the batch is it
-	}
-	fresh := make([]Message, 0, len(messages))
-	for n, late := range order.late(messages, isFresh, previous) {
-		results[n] = Duplicate
-		if isFresh[n] {
-			results[n] = i.verdict(late)
-		}
-		if results[n].Ran() {
-			fresh = append(fresh, messages[n])
-		}
 	}
 	if len(fresh) > 0 {
 		if err := o.handle(func() error { return handler(ctx, tx, fresh) }); err != nil {
@@ -102,6 +79,41 @@ func (i *Inbox) processBatch(ctx context.Context, db Beginner, o *observation, m
 	}
 	committed = true
 	return results, nil
+}
+
+// sift returns the results of a batch of which the ids in claimed are new, if its
+// transaction commits, and the messages for the handler.
+func (i *Inbox) sift(messages []Message, claimed map[ID]bool, order order, previous []int64) (results []Result, fresh []Message) {
+	isFresh := make([]bool, len(messages))
+	seen := make(map[ID]bool, len(claimed))
+	for n, m := range messages {
+		isFresh[n] = claimed[m.ID] && !seen[m.ID] // the first one of the batch is it
+		seen[m.ID] = true
+	}
+	results = make([]Result, len(messages))
+	fresh = make([]Message, 0, len(claimed))
+	for n, late := range order.late(messages, isFresh, previous) {
+		results[n] = Duplicate
+		if isFresh[n] {
+			results[n] = i.verdict(late)
+		}
+		if results[n].Ran() {
+			fresh = append(fresh, messages[n])
+		}
+	}
+	return results, fresh
+}
+
+// prepareAll is prepare for a batch.
+func (i *Inbox) prepareAll(ctx context.Context, messages []Message) ([]Message, error) {
+	prepared := make([]Message, len(messages))
+	for n, message := range messages {
+		var err error
+		if prepared[n], err = i.prepare(ctx, message); err != nil {
+			return nil, fmt.Errorf("message %d of the batch: %w", n, err)
+		}
+	}
+	return prepared, nil
 }
 
 func collectIDs(rows pgx.Rows) (map[ID]bool, error) {

@@ -2,6 +2,7 @@ package inbox_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -127,9 +128,10 @@ func (s *seen) clone() *seen {
 }
 
 // TestBatchesAgainstAModel processes random batches, some of which fail, and
-// single messages, and compares each result with the model's.
+// single messages, with pgx or database/sql, and compares each result with the model's.
 func TestBatchesAgainstAModel(t *testing.T) {
 	db := newDatabase(t)
+	standard := openSQL(t, db.URL)
 	for _, order := range []inbox.OrderCheck{inbox.OrderOff, inbox.OrderReport, inbox.OrderRefuse} {
 		for round := range 4 {
 			seed := rand.Uint64()
@@ -171,11 +173,14 @@ func TestBatchesAgainstAModel(t *testing.T) {
 					}
 					var got []inbox.Result
 					var err error
-					if len(batch) == 1 {
+					switch driver := random.IntN(2); {
+					case len(batch) == 1:
 						var result inbox.Result
 						result, err = box.Process(t.Context(), db.Pool, batch[0], func(_ context.Context, _ pgx.Tx, m inbox.Message) error { return note(m) })
 						got = []inbox.Result{result}
-					} else {
+					case driver == 0:
+						got, err = box.ProcessSQLBatch(t.Context(), standard, batch, func(_ context.Context, _ *sql.Tx, fresh []inbox.Message) error { return note(fresh...) })
+					default:
 						got, err = box.ProcessBatch(t.Context(), db.Pool, batch, func(_ context.Context, _ pgx.Tx, fresh []inbox.Message) error { return note(fresh...) })
 					}
 					if !slices.Equal(fresh, wantFresh) {

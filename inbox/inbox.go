@@ -142,6 +142,9 @@ type SQLHandler func(ctx context.Context, tx *sql.Tx, message Message) error
 // that message.
 type BatchHandler func(ctx context.Context, tx pgx.Tx, fresh []Message) error
 
+// SQLBatchHandler is BatchHandler for database/sql.
+type SQLBatchHandler func(ctx context.Context, tx *sql.Tx, fresh []Message) error
+
 // ErrNoID is what errors.Is finds when a message has no identity. It will not
 // have one the next time either: such a message belongs to the dead letters.
 var ErrNoID = errors.New("the message has no id")

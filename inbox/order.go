@@ -85,12 +85,19 @@ func (i *Inbox) queueOrder(batch *pgx.Batch, o order, previous *[]int64) {
 	}
 	sql, arguments := o.statement(i)
 	batch.Queue(sql, arguments...).Query(func(rows pgx.Rows) (err error) {
-		*previous, err = pgx.CollectRows(rows, pgx.RowTo[int64])
-		if err == nil && len(*previous) != len(o.streams) {
-			err = fmt.Errorf("%d keys became %d rows of %s: a trigger or rule of the table interferes", len(o.streams), len(*previous), i.identifier("_order"))
+		if *previous, err = pgx.CollectRows(rows, pgx.RowTo[int64]); err != nil {
+			return err
 		}
-		return err
+		return i.checkOrder(o, *previous)
 	})
+}
+
+// checkOrder reports an answer that is not complete.
+func (i *Inbox) checkOrder(o order, previous []int64) error {
+	if len(previous) == len(o.streams) {
+		return nil
+	}
+	return fmt.Errorf("%d keys became %d rows of %s: a trigger or rule of the table interferes", len(o.streams), len(previous), i.identifier("_order"))
 }
 
 // late reports which of the messages come after a later one of their stream:

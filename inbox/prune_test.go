@@ -212,7 +212,7 @@ func TestPruneGoesOnBesideRowsThatStay(t *testing.T) {
 // Transactions that are read-only by default keep nobody from pruning.
 func TestPruneInAReadOnlyDatabase(t *testing.T) {
 	db := newDatabase(t)
-	db.Exec(t, `INSERT INTO inbox (consumer, message_id, processed_at) SELECT 'c', gen_random_uuid(), now() - interval '8 days' FROM generate_series(1, 10)`,
+	db.Exec(t, `INSERT INTO inbox (consumer, message_id, processed_at) SELECT 'c', gen_random_uuid(), now() - interval '16 days' FROM generate_series(1, 10)`,
 		`ALTER DATABASE `+pgx.Identifier{db.Pool.Config().ConnConfig.Database}.Sanitize()+` SET default_transaction_read_only = on`)
 	prune(t, newPool(t, db.URL, func(*pgxpool.Config) {}), &inbox.Inbox{}, 10)
 }

@@ -119,3 +119,84 @@ func (i *Inbox) handleSQL(ctx context.Context, tx *sql.Tx, o *observation, messa
 	}
 	return result, nil
 }
+
+// ProcessSQLBatch is ProcessBatch for database/sql, in a transaction of its own. It
+// takes a round trip more than ProcessBatch, and one more with the order check.
+func (i *Inbox) ProcessSQLBatch(ctx context.Context, db SQLBeginner, messages []Message, handler SQLBatchHandler) (results []Result, err error) {
+	prepared, err := i.prepareAll(ctx, messages)
+	if err != nil || len(messages) == 0 {
+		return nil, err
+	}
+	ctx, o := i.observe(ctx, true, prepared...)
+	defer func() { o.end(err, results...) }()
+	err = i.retry(ctx, o, func() (err error) {
+		results, err = i.processSQLBatch(ctx, db, o, prepared, handler)
+		return err
+	})
+	return results, err
+}
+
+func (i *Inbox) processSQLBatch(ctx context.Context, db SQLBeginner, o *observation, messages []Message, handler SQLBatchHandler) ([]Result, error) {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return nil, i.explain("begin claims in", err)
+	}
+	defer func() { _ = tx.Rollback() }() // does nothing after the commit
+	claimed := make(map[ID]bool)
+	texts, err := query[string](ctx, tx, fmt.Sprintf(claimBatchSQL, i.identifier("")), i.claimBatchArguments(messages))
+	for _, text := range texts {
+		var id ID
+		if id, err = ParseID(text); err != nil {
+			break
+		}
+		claimed[id] = true
+	}
+	if err != nil {
+		return nil, i.explain("claim in", err)
+	}
+	order := i.newOrder(messages...)
+	var previous []int64
+	if len(order.streams) > 0 {
+		statement, arguments := order.statement(i)
+		previous, err = query[int64](ctx, tx, statement, arguments)
+		if err == nil {
+			err = i.checkOrder(order, previous)
+		}
+		if err != nil {
+			return nil, i.explain("check the order with", err)
+		}
+	}
+	results, fresh := i.sift(messages, claimed, order, previous)
+	if len(claimed) == 0 {
+		return results, nil
+	}
+	if len(fresh) > 0 {
+		if err := o.handle(func() error { return handler(ctx, tx, fresh) }); err != nil {
+			return nil, err
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err := tx.Commit(); err != nil {
+		return nil, i.explain("commit with claims in", err)
+	}
+	return results, nil
+}
+
+// query returns the values of the one column that a statement returns.
+func query[T any](ctx context.Context, tx *sql.Tx, statement string, arguments []any) (values []T, err error) {
+	rows, err := tx.QueryContext(ctx, statement, arguments...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var value T
+		if err := rows.Scan(&value); err != nil {
+			return nil, err
+		}
+		values = append(values, value)
+	}
+	return values, rows.Err()
+}
