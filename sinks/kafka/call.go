@@ -55,7 +55,8 @@ type call struct {
 
 // segment is the part of a call that goes to one partition.
 type segment struct {
-	call *call
+	call      *call
+	partition int32
 	// indexes are the messages', ascending.
 	indexes []int32
 	// next is the position in indexes of the first message that is not resolved

@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"maps"
+	"slices"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
@@ -180,29 +181,41 @@ func (p *Publisher) assign(ctx context.Context, c *call, t target, layout *layou
 		}
 		counts[chosen[n]]++
 	}
-	indexes := make([]int32, len(t.indexes))
-	segments := make([]*segment, partitions)
+	segments := cutSegments(c, t.indexes, chosen, counts)
+	c.stream.mu.Lock()
+	c.segments = slices.Grow(c.segments, len(segments))
+	for i := range segments {
+		c.segments = append(c.segments, &segments[i])
+	}
+	c.stream.mu.Unlock()
+	for i := range segments {
+		s := &segments[i]
+		p.writer(t.topic, s.partition).enqueue(s)
+	}
+}
+
+// cutSegments sorts messages by the partitions that were chosen for them, of which
+// each has so many.
+func cutSegments(c *call, messages, chosen, counts []int32) []segment {
+	used := 0
+	for _, count := range counts {
+		if count > 0 {
+			used++
+		}
+	}
+	segments := make([]segment, 0, used)
+	indexes := make([]int32, len(messages))
 	start := int32(0)
 	for partition, count := range counts {
 		if count > 0 {
-			segments[partition] = &segment{call: c, indexes: indexes[start : start : start+count]}
+			counts[partition] = int32(len(segments)) // from now on where its segment is
+			segments = append(segments, segment{call: c, partition: int32(partition), indexes: indexes[start : start : start+count]})
 			start += count
 		}
 	}
-	for n, i := range t.indexes {
-		s := segments[chosen[n]]
+	for n, i := range messages {
+		s := &segments[counts[chosen[n]]]
 		s.indexes = append(s.indexes, i)
 	}
-	c.stream.mu.Lock()
-	for _, s := range segments {
-		if s != nil {
-			c.segments = append(c.segments, s)
-		}
-	}
-	c.stream.mu.Unlock()
-	for partition, s := range segments {
-		if s != nil {
-			p.writer(t.topic, int32(partition)).enqueue(s)
-		}
-	}
+	return segments
 }

@@ -88,7 +88,7 @@ func TestStreamUnderFaults(t *testing.T) {
 	<-outages
 	duplicates := wantFirstInOrder(t, topic, len(messages))
 	t.Logf("%d responses lost, %d messages failed, %d duplicates", f.lost.Load(), failed, duplicates)
-	if f.lost.Load() == 0 || failed == 0 {
+	if f.lost.Load() == 0 {
 		t.Error("nothing was lost: the test shows nothing")
 	}
 }
