@@ -3,6 +3,7 @@ package inbox
 import (
 	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"strings"
@@ -74,6 +75,15 @@ type Querier interface {
 // locked are left to a later call; those that cannot be deleted, because another
 // table refers to them, stay, and an error says so after all others are gone.
 func (i *Inbox) Prune(ctx context.Context, db Querier) (int64, error) {
+	return i.pruneAll(ctx, pgxPruner{db})
+}
+
+// PruneSQL is Prune for database/sql: a *sql.DB.
+func (i *Inbox) PruneSQL(ctx context.Context, db *sql.DB) (int64, error) {
+	return i.pruneAll(ctx, sqlPruner{db})
+}
+
+func (i *Inbox) pruneAll(ctx context.Context, db pruner) (int64, error) {
 	if i.Retention < 0 {
 		return 0, fmt.Errorf("inbox: Inbox.Retention: %s is negative", i.Retention)
 	}
@@ -87,7 +97,7 @@ func (i *Inbox) Prune(ctx context.Context, db Querier) (int64, error) {
 	return deleted, err
 }
 
-func (i *Inbox) prune(ctx context.Context, db Querier, table, column string) (deleted int64, err error) {
+func (i *Inbox) prune(ctx context.Context, db pruner, table, column string) (deleted int64, err error) {
 	fail := func(err error) error {
 		wrapped := fmt.Errorf("inbox: prune %s: %w", pgx.Identifier{i.schema(), table}.Sanitize(), err)
 		if sqlState(err) == "42501" { // insufficient_privilege
@@ -95,15 +105,7 @@ func (i *Inbox) prune(ctx context.Context, db Querier, table, column string) (de
 		}
 		return wrapped
 	}
-	rows, err := db.Query(ctx, leavesSQL, i.schema(), table)
-	if err != nil {
-		return 0, fail(err)
-	}
-	type leaf struct {
-		Name   *string
-		Blocks int64
-	}
-	leaves, err := pgx.CollectRows(rows, pgx.RowToStructByPos[leaf])
+	leaves, err := db.leaves(ctx, i.schema(), table)
 	if err != nil {
 		return 0, fail(err)
 	}
@@ -134,7 +136,7 @@ func (i *Inbox) prune(ctx context.Context, db Querier, table, column string) (de
 
 // prunePass is one pass over a table and its partitions.
 type prunePass struct {
-	db            Querier
+	db            pruner
 	retention     float64
 	table, column string
 	deleted       int64
@@ -143,30 +145,14 @@ type prunePass struct {
 	waits         int
 }
 
-// exec runs a statement that writes, also where transactions are read-only by default: only BEGIN can say
-// otherwise behind a pooler.
-func (p *prunePass) exec(ctx context.Context, statement string, arguments ...any) (tag pgconn.CommandTag, err error) {
-	db, ok := p.db.(interface {
-		BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error)
-	})
-	if !ok {
-		return p.db.Exec(ctx, statement, arguments...)
-	}
-	err = pgx.BeginTxFunc(ctx, db, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
-		tag, err = tx.Exec(ctx, statement, arguments...)
-		return err
-	})
-	return tag, err
-}
-
 // blocks deletes what is old in a range of blocks, at once or, where something is
 // in the way, in halves, down to one row.
 func (p *prunePass) blocks(ctx context.Context, first, end int64) error {
 	// The places of a block count from 1.
 	after, until := fmt.Sprintf("(%d,0)", first), fmt.Sprintf("(%d,0)", end)
-	tag, err := p.exec(ctx, fmt.Sprintf(pruneSQL, p.table, p.column), after, until, p.retention)
+	n, err := p.db.delete(ctx, fmt.Sprintf(pruneSQL, p.table, p.column), after, until, p.retention)
 	if err == nil {
-		p.deleted += tag.RowsAffected()
+		p.deleted += n
 		return nil
 	}
 	switch p.hindrance(err) {
@@ -189,18 +175,14 @@ func (p *prunePass) blocks(ctx context.Context, first, end int64) error {
 
 // rows deletes what is old between two places, row by row.
 func (p *prunePass) rows(ctx context.Context, after, until string) error {
-	rows, err := p.db.Query(ctx, fmt.Sprintf(oldSQL, p.table, p.column), after, until, p.retention)
-	if err != nil {
-		return err
-	}
-	places, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	places, err := p.db.places(ctx, fmt.Sprintf(oldSQL, p.table, p.column), after, until, p.retention)
 	if err != nil {
 		return err
 	}
 	for _, place := range places {
-		tag, err := p.exec(ctx, fmt.Sprintf(pruneRowSQL, p.table, p.column), place, p.retention)
+		n, err := p.db.delete(ctx, fmt.Sprintf(pruneRowSQL, p.table, p.column), place, p.retention)
 		if err == nil {
-			p.deleted += tag.RowsAffected()
+			p.deleted += n
 			continue
 		}
 		switch p.hindrance(err) {

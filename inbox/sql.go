@@ -184,9 +184,14 @@ func (i *Inbox) processSQLBatch(ctx context.Context, db SQLBeginner, o *observat
 	return results, nil
 }
 
+// sqlQuerier is a *sql.DB or *sql.Tx.
+type sqlQuerier interface {
+	QueryContext(ctx context.Context, statement string, arguments ...any) (*sql.Rows, error)
+}
+
 // query returns the values of the one column that a statement returns.
-func query[T any](ctx context.Context, tx *sql.Tx, statement string, arguments []any) (values []T, err error) {
-	rows, err := tx.QueryContext(ctx, statement, arguments...)
+func query[T any](ctx context.Context, db sqlQuerier, statement string, arguments []any) (values []T, err error) {
+	rows, err := db.QueryContext(ctx, statement, arguments...)
 	if err != nil {
 		return nil, err
 	}
