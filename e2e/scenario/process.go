@@ -21,7 +21,7 @@ const ProgramsVariable = "RELAY_TEST_PROGRAMS"
 // restartPause is how long a killed process stays away.
 const restartPause = 100 * time.Millisecond
 
-// Process is one of the tests' programs, over all its lives. A killed one is
+// Process is a program over all its lives. A killed one is
 // started again until Stop.
 type Process struct {
 	// Name tells it from the others of its test.
@@ -49,12 +49,18 @@ func (s *Stage) program(binary, name string, arguments ...string) *Process {
 	s.processes++
 	name = fmt.Sprintf("%s-%d", name, s.processes)
 	seed := s.Seed + uint64(s.processes)<<32
-	p := &Process{Name: name, LogPath: filepath.Join(s.t.TempDir(), name+".log"), t: s.t}
-	p.command = func(life int) *exec.Cmd {
+	return NewProcess(s.t, name, func(life int) *exec.Cmd {
 		return exec.Command(filepath.Join(os.Getenv(ProgramsVariable), binary),
 			append(arguments, "--process", name, "--seed", strconv.FormatUint(seed+uint64(life), 10))...)
-	}
-	s.t.Cleanup(p.cleanUp)
+	})
+}
+
+// NewProcess returns a process that does not run yet; command makes each life's,
+// counted from 0.
+func NewProcess(t testing.TB, name string, command func(life int) *exec.Cmd) *Process {
+	t.Helper()
+	p := &Process{Name: name, LogPath: filepath.Join(t.TempDir(), name+".log"), t: t, command: command}
+	t.Cleanup(p.cleanUp)
 	return p
 }
 
