@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/outboxrelay/relay/outbox"
 )
 
@@ -37,6 +39,16 @@ type Customers struct {
 	open []*openOrder
 
 	committed, declined, failed atomic.Int64
+}
+
+// register makes the counts metrics.
+func (c *Customers) register(registry *prometheus.Registry) {
+	for result, count := range map[string]*atomic.Int64{"committed": &c.committed, "declined": &c.declined, "failed": &c.failed} {
+		registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "orders_transactions_total", Help: "Transactions of the customers, by how they ended.",
+			ConstLabels: prometheus.Labels{"result": result},
+		}, func() float64 { return float64(count.Load()) }))
+	}
 }
 
 // openOrder is what a customer remembers of an order; the service knows better.

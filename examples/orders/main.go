@@ -15,6 +15,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/outboxrelay/relay/examples/orders/internal/monitor"
 )
 
 func main() {
@@ -42,6 +46,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	rate := flags.Float64("rate", 100, "transactions per second")
 	duration := flags.Duration("duration", 0, "how long to go on; 0 until SIGINT or SIGTERM")
+	listen := flags.String("listen", "", "where to serve /healthz and /metrics, such as localhost:8080; nowhere unless set")
 	workers := flags.Int("workers", 8, "transactions at a time")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -79,7 +84,16 @@ func run(ctx context.Context, args []string) error {
 	customers := &Customers{service: service, log: log, rate: *rate, workers: *workers}
 	started := time.Now()
 	log.Info("taking orders", "rate", *rate, "workers", *workers)
-	if err := customers.Run(ctx); err != nil {
+	registry := prometheus.NewRegistry()
+	customers.register(registry)
+	group, ctx := errgroup.WithContext(ctx)
+	ctx, done := context.WithCancel(ctx)
+	group.Go(func() error { return monitor.Serve(ctx, *listen, pool, registry) })
+	group.Go(func() error {
+		defer done()
+		return customers.Run(ctx)
+	})
+	if err := group.Wait(); err != nil {
 		return err
 	}
 	log.Info("stopped", "after", time.Since(started).Round(time.Millisecond), "committed", customers.committed.Load(),

@@ -14,10 +14,6 @@ import (
 	"github.com/outboxrelay/relay/inbox/rabbitmq"
 )
 
-// box remembers which messages were processed. All instances of the service
-// share the name.
-var box = &inbox.Inbox{Consumer: "shipping"}
-
 // consumer is of either broker.
 type consumer struct {
 	// Run consumes until its context ends.
@@ -26,19 +22,20 @@ type consumer struct {
 	duplicates func() int64
 }
 
-// newConsumer is for the broker that is named. A service of yours has one of
+// newConsumer is for the broker that is named. The inbox remembers which messages
+// were processed; all instances of the service share its name. A service of yours has one of
 // the two functions below.
-func newConsumer(service *Service, brokers, url string, sessionTimeout time.Duration, log *slog.Logger) (*consumer, error) {
+func newConsumer(service *Service, box *inbox.Inbox, brokers, url string, sessionTimeout time.Duration, log *slog.Logger) (*consumer, error) {
 	switch {
 	case brokers != "" && url == "":
-		return newKafkaConsumer(service, strings.Split(brokers, ","), sessionTimeout, log)
+		return newKafkaConsumer(service, box, strings.Split(brokers, ","), sessionTimeout, log)
 	case url != "" && brokers == "":
-		return newRabbitMQConsumer(service, url, log)
+		return newRabbitMQConsumer(service, box, url, log)
 	}
 	return nil, errors.New("name one broker: set KAFKA_BROKERS or RABBITMQ_URL")
 }
 
-func newKafkaConsumer(service *Service, brokers []string, sessionTimeout time.Duration, log *slog.Logger) (*consumer, error) {
+func newKafkaConsumer(service *Service, box *inbox.Inbox, brokers []string, sessionTimeout time.Duration, log *slog.Logger) (*consumer, error) {
 	c, err := kafka.New(kafka.Config{
 		Brokers:           brokers,
 		Group:             "shipping",
@@ -56,7 +53,7 @@ func newKafkaConsumer(service *Service, brokers []string, sessionTimeout time.Du
 	return &consumer{c.Run, func() int64 { return c.Stats().Duplicates }}, nil
 }
 
-func newRabbitMQConsumer(service *Service, url string, log *slog.Logger) (*consumer, error) {
+func newRabbitMQConsumer(service *Service, box *inbox.Inbox, url string, log *slog.Logger) (*consumer, error) {
 	c, err := rabbitmq.New(rabbitmq.Config{
 		URLs:  []string{url},
 		Queue: "shipping",

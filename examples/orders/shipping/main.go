@@ -15,6 +15,12 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/outboxrelay/relay/examples/orders/internal/monitor"
+	"github.com/outboxrelay/relay/inbox"
+	"github.com/outboxrelay/relay/inbox/metrics"
 )
 
 func main() {
@@ -41,6 +47,7 @@ func run(ctx context.Context, args []string) error {
 			"  DATABASE_URL=postgres://localhost/depot RABBITMQ_URL=amqp://guest:guest@localhost/ shipping")
 		flags.PrintDefaults()
 	}
+	listen := flags.String("listen", "", "where to serve /healthz and /metrics, such as localhost:8081; nowhere unless set")
 	sessionTimeout := flags.Duration("session-timeout", 45*time.Second, "after which Kafka gives the partitions of a dead instance to others")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -64,12 +71,17 @@ func run(ctx context.Context, args []string) error {
 		return fmt.Errorf("make the tables: %w", err)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	consumer, err := newConsumer(service, os.Getenv("KAFKA_BROKERS"), os.Getenv("RABBITMQ_URL"), *sessionTimeout, log)
+	registry := prometheus.NewRegistry()
+	box := &inbox.Inbox{Consumer: "shipping", Observer: metrics.New(registry)}
+	consumer, err := newConsumer(service, box, os.Getenv("KAFKA_BROKERS"), os.Getenv("RABBITMQ_URL"), *sessionTimeout, log)
 	if err != nil {
 		return err
 	}
 	audit := newAudit(pool, consumer.duplicates)
 	defer audit.stop()
 	log.Info("shipping")
-	return consumer.Run(ctx)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return consumer.Run(ctx) })
+	group.Go(func() error { return monitor.Serve(ctx, *listen, pool, registry) })
+	return group.Wait()
 }

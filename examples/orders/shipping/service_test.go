@@ -18,6 +18,8 @@ import (
 	"github.com/outboxrelay/relay/outbox"
 )
 
+var testBox = &inbox.Inbox{Consumer: "shipping"}
+
 // newService makes a database with an inbox and the service's tables.
 func newService(t *testing.T) *Service {
 	t.Helper()
@@ -88,7 +90,7 @@ func TestPaidOrdersAreShippedOnce(t *testing.T) {
 	a := message("OrderPaid", `{"id": "a", "customer": "alice", "total_cents": 900, "status": "paid"}`)
 	b := message("OrderPaid", `{"id": "b", "customer": "bob"}`)
 	for _, m := range []inbox.Message{message("OrderPlaced", `{"id": "c"}`), a, a, b, a, b} {
-		if _, err := box.Process(t.Context(), s.pool, m, s.Handle); err != nil {
+		if _, err := testBox.Process(t.Context(), s.pool, m, s.Handle); err != nil {
 			t.Error(err)
 		}
 	}
@@ -102,7 +104,7 @@ func TestWhatIsNoOrderFails(t *testing.T) {
 	s := newService(t)
 	broken := message("OrderPaid", `{"id": `)
 	for range 2 {
-		if result, err := box.Process(t.Context(), s.pool, broken, s.Handle); err == nil {
+		if result, err := testBox.Process(t.Context(), s.pool, broken, s.Handle); err == nil {
 			t.Errorf("the result is %v, want an error each time", result)
 		}
 	}
@@ -141,7 +143,7 @@ func TestOneBrokerIsNamed(t *testing.T) {
 		brokers, url string
 		ok           bool
 	}{{"", "", false}, {"localhost:9092", "amqp://localhost/", false}, {"localhost:9092", "", true}, {"", "amqp://localhost/", true}} {
-		if _, err := newConsumer(s, test.brokers, test.url, 45*time.Second, log); (err == nil) != test.ok {
+		if _, err := newConsumer(s, testBox, test.brokers, test.url, 45*time.Second, log); (err == nil) != test.ok {
 			t.Errorf("with KAFKA_BROKERS=%s RABBITMQ_URL=%s the error is %v", test.brokers, test.url, err)
 		}
 	}
