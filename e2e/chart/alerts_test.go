@@ -140,11 +140,26 @@ func TestAlertsAreRulesWithoutHelm(t *testing.T) {
 	runTool(t, promtool(t), "check", "rules", path)
 }
 
-// What the dashboard asks Prometheus for is PromQL, and can be narrowed to a
-// namespace and a release, and where there are topics to a topic.
+// What the dashboards ask Prometheus for is PromQL, and can be narrowed to a
+// namespace and a release, and where there are topics to a topic; inboxes' to a
+// consumer.
 func TestDashboardAsksWhatPrometheusUnderstands(t *testing.T) {
 	t.Parallel()
-	content, err := os.ReadFile(chart + "/files/dashboard.json")
+	checkDashboard(t, "dashboard.json", "datasource namespace job topic", regexp.MustCompile(`(outbox_relay_[a-z_]+)\{([^}]*)\}`), func(metric string) string {
+		if regexp.MustCompile(`_(published_total|publish_failures_total|given_up_total|pending_messages|oldest_pending_age_seconds|parked_keys|dead_letters)$`).MatchString(metric) {
+			return `, topic=~"$topic"`
+		}
+		return ""
+	})
+	checkDashboard(t, "dashboard-inbox.json", "datasource namespace job consumer", regexp.MustCompile(`(inbox_[a-z_]+)\{([^}]*?)(?:, result=[^}]*)?\}`), func(string) string {
+		return `, consumer=~"$consumer"`
+	})
+}
+
+// checkDashboard checks one; narrower is what else a metric is selected by.
+func checkDashboard(t *testing.T, file, variables string, selector *regexp.Regexp, narrower func(metric string) string) {
+	t.Helper()
+	content, err := os.ReadFile(chart + "/files/" + file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,20 +174,18 @@ func TestDashboardAsksWhatPrometheusUnderstands(t *testing.T) {
 	if err := json.Unmarshal(content, &dashboard); err != nil {
 		t.Fatal(err)
 	}
-	var variables []string
+	var names []string
 	for _, variable := range dashboard.Templating.List {
-		variables = append(variables, variable.Name)
+		names = append(names, variable.Name)
 	}
-	if got := strings.Join(variables, " "); got != "datasource namespace job topic" {
-		t.Errorf("its variables are %s", got)
+	if got := strings.Join(names, " "); got != variables {
+		t.Errorf("%s: its variables are %s", file, got)
 	}
 	var records []any
 	add := func(expr string) {
-		expr = strings.NewReplacer("$__rate_interval", "5m", "$namespace", "shop", "$job", "orders", "$topic", "orders").Replace(expr)
+		expr = strings.NewReplacer("$__rate_interval", "5m", "$namespace", "shop", "$job", "orders", "$topic", "orders", "$consumer", "shipping").Replace(expr)
 		records = append(records, map[string]string{"record": "panel:expr", "expr": expr, "labels": ""})
 	}
-	selector := regexp.MustCompile(`(outbox_relay_[a-z_]+)\{([^}]*)\}`)
-	topics := regexp.MustCompile(`_(published_total|publish_failures_total|given_up_total|pending_messages|oldest_pending_age_seconds|parked_keys|dead_letters)$`)
 	for _, panel := range dashboard.Panels {
 		if panel.Description == "" || len(panel.Targets) == 0 {
 			t.Errorf("%s has no description, or shows nothing", panel.Title)
@@ -180,10 +193,7 @@ func TestDashboardAsksWhatPrometheusUnderstands(t *testing.T) {
 		for _, target := range panel.Targets {
 			add(target.Expr)
 			for _, found := range selector.FindAllStringSubmatch(target.Expr, -1) {
-				want := `namespace=~"$namespace", job=~"$job"`
-				if topics.MatchString(found[1]) {
-					want += `, topic=~"$topic"`
-				}
+				want := `namespace=~"$namespace", job=~"$job"` + narrower(found[1])
 				if found[2] != want {
 					t.Errorf("%s: %s goes by {%s}, not {%s}", panel.Title, found[1], found[2], want)
 				}
@@ -201,7 +211,7 @@ func TestDashboardAsksWhatPrometheusUnderstands(t *testing.T) {
 		delete(rule, "labels")
 		rule["record"] += "_" + string(rune('a'+i%26)) + string(rune('a'+i/26))
 	}
-	path := filepath.Join(t.TempDir(), "dashboard.yaml")
+	path := filepath.Join(t.TempDir(), file+".yaml")
 	writeYAML(t, path, map[string]any{"groups": []any{map[string]any{"name": "dashboard", "rules": records}}})
 	runTool(t, promtool(t), "check", "rules", path)
 }

@@ -60,3 +60,12 @@ Which series the alerts are about: {namespace="…",job="…"}. The job is known
 {{- end -}}
 {{ printf "{%s}" (join "," $texts) }}
 {{- end -}}
+
+{{/* Which series the alerts about inboxes are about: those of consumers in the release's namespace. */}}
+{{- define "outbox-relay.inboxMatchers" -}}
+{{- $texts := list -}}
+{{- range $label, $value := .Values.metrics.prometheusRule.inboxSelector | default (dict "namespace" .Release.Namespace) -}}
+{{- $texts = append $texts (printf "%s=%q" $label (tpl $value $)) -}}
+{{- end -}}
+{{ printf "{%s}" (join "," $texts) }}
+{{- end -}}
