@@ -1,6 +1,7 @@
 package rabbitmq
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
@@ -11,15 +12,20 @@ import (
 // It may be used concurrently.
 type acks struct {
 	channel amqp.Acknowledger
+	// patient is how many deliveries of batches may be settled, and the broker
+	// not yet told, because ones with lower tags are being worked on. Told one by
+	// one, each costs the broker a search among all that are unacknowledged.
+	patient int
 
 	mu sync.Mutex
-	// Every tag up to floor is settled, and those in above; nothing else is.
-	floor uint64
-	above map[uint64]bool
+	// Every tag up to floor is settled, and those in above; nothing else is. Of
+	// those in held the broker does not know.
+	floor       uint64
+	above, held map[uint64]bool
 }
 
-func newAcks(channel amqp.Acknowledger) *acks {
-	return &acks{channel: channel, above: make(map[uint64]bool)}
+func newAcks(channel amqp.Acknowledger, patient int) *acks {
+	return &acks{channel: channel, patient: patient, above: make(map[uint64]bool), held: make(map[uint64]bool)}
 }
 
 // ack acknowledges deliveries, several with one frame where no delivery that
@@ -28,21 +34,46 @@ func newAcks(channel amqp.Acknowledger) *acks {
 func (a *acks) ack(tags ...uint64) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	slices.Sort(tags)
+	for _, tag := range tags {
+		a.held[tag] = true
+	}
 	a.settle(tags)
-	covered, _ := slices.BinarySearch(tags, a.floor+1)
-	if covered > 1 {
-		// All tags up to the highest covered one are settled or
-		// among tags, so the frame acknowledges these alone.
-		if err := a.channel.Ack(tags[covered-1], true); err != nil {
+	var highest uint64
+	covered := 0
+	for tag := range a.held {
+		if tag <= a.floor {
+			delete(a.held, tag)
+			highest = max(highest, tag)
+			covered++
+		}
+	}
+	if covered > 0 {
+		// All tags up to the highest covered one are settled, so the frame
+		// acknowledges the covered ones alone.
+		if err := a.channel.Ack(highest, covered > 1); err != nil {
 			return err
 		}
-		tags = tags[covered:]
 	}
-	for _, tag := range tags {
+	if len(tags) > 1 && len(a.held) <= a.patient {
+		return nil
+	}
+	return a.tell()
+}
+
+// flush acknowledges all that is settled.
+func (a *acks) flush() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.tell()
+}
+
+// tell acknowledges what was held, one by one.
+func (a *acks) tell() error {
+	for _, tag := range slices.Sorted(maps.Keys(a.held)) {
 		if err := a.channel.Ack(tag, false); err != nil {
 			return err
 		}
+		delete(a.held, tag)
 	}
 	return nil
 }

@@ -76,7 +76,7 @@ type Config struct {
 	HandlerTimeout time.Duration
 
 	// Prefetch is the number of unacknowledged messages that the broker sends
-	// at most. 20 for each of Concurrency, or twice BatchSize, by default; at
+	// at most. 20 for each of Concurrency, or four times BatchSize, by default; at
 	// most 65535.
 	Prefetch int
 	// Concurrency is the number of messages, or batches, that are processed at
@@ -175,7 +175,7 @@ func (c Config) withDefaults() Config {
 	if c.Prefetch == 0 {
 		c.Prefetch = 20 * c.Concurrency
 		if c.BatchHandler != nil || c.SQLBatchHandler != nil {
-			c.Prefetch = 2 * c.BatchSize * c.Concurrency
+			c.Prefetch = 4 * c.BatchSize * c.Concurrency
 		}
 		c.Prefetch = min(c.Prefetch, maxPrefetch)
 	}

@@ -67,7 +67,7 @@ func (s *session) open() error {
 	}
 	s.closes = s.channel.NotifyClose(make(chan *amqp.Error, 1))
 	s.cancels = s.channel.NotifyCancel(make(chan string, 1))
-	s.acks = newAcks(s.channel)
+	s.acks = newAcks(s.channel, config.Prefetch/4)
 	if err := s.channel.Qos(config.Prefetch, 0, false); err != nil {
 		return s.explain("setting the prefetch", err)
 	}
@@ -117,6 +117,7 @@ func (s *session) run(ctx, work context.Context) (progress bool, err error) {
 	err = s.dispatch(queue)
 	s.halt(err)
 	workers.Wait()
+	_ = s.acks.flush() // what is not told comes again
 	// The end of the channel gives back what is not acknowledged, in its old
 	// place, in the same moment as it ends the consumer: no other one gets
 	// later messages first, as it would if the consumer were cancelled while

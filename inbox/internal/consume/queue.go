@@ -1,10 +1,9 @@
 package consume
 
 import (
-	"cmp"
+	"container/heap"
 	"context"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -66,8 +65,10 @@ type Queue struct {
 	// messages where there is one worker.
 	streams map[string]*stream
 	sole    stream
-	// ready are streams with a message that may be processed, and no worker.
+	// ready are streams with a message that may be processed, and no worker; idle
+	// workers wait for one.
 	ready []*stream
+	idle  int
 	// timers are those of streams that wait.
 	timers map[*stream]*time.Timer
 }
@@ -160,36 +161,70 @@ func (q *Queue) take() (batch []*Item) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.ready) == 0 && q.halted.Err() == nil {
+		q.idle++
 		q.wake.Wait()
+		q.idle--
 	}
 	if q.halted.Err() != nil {
 		return nil
 	}
-	first := q.ready[0]
-	if !q.runner.config.batched() || !first.items[0].batchable() {
+	if first := q.ready[0]; !q.runner.config.batched() || !first.items[0].batchable() {
 		q.ready[0] = nil
 		q.ready = q.ready[1:]
 		first.taken = 1
 		return []*Item{first.items[0]}
 	}
-	size, looked := q.runner.config.BatchSize, 0
+	// A share of the streams, so that other idle workers have something too.
+	share := (len(q.ready) + q.idle) / (q.idle + 1)
+	var chosen byArrival
 	var left []*stream
-	for looked < len(q.ready) && len(batch) < size {
-		s := q.ready[looked]
-		looked++
-		for s.taken < len(s.items) && len(batch) < size && s.items[s.taken].batchable() {
-			batch = append(batch, s.items[s.taken])
-			s.taken++
+	for _, s := range q.ready[:share] {
+		if s.items[0].batchable() {
+			chosen = append(chosen, s)
+		} else {
+			left = append(left, s)
 		}
+	}
+	heap.Init(&chosen)
+	for len(chosen) > 0 && len(batch) < q.runner.config.BatchSize {
+		s := chosen[0]
+		batch = append(batch, s.items[s.taken])
+		if s.taken++; s.taken < len(s.items) && s.items[s.taken].batchable() {
+			heap.Fix(&chosen, 0)
+		} else {
+			heap.Pop(&chosen)
+		}
+	}
+	for _, s := range chosen {
 		if s.taken == 0 {
 			left = append(left, s)
 		}
 	}
-	if q.ready = q.ready[looked:]; len(left) > 0 {
+	if q.ready = q.ready[share:]; len(left) > 0 {
 		q.ready = append(left, q.ready...)
 	}
-	slices.SortFunc(batch, func(a, b *Item) int { return cmp.Compare(a.number, b.number) })
 	return batch
+}
+
+// byArrival is a heap of streams, the one with the oldest message that is not
+// taken first.
+type byArrival []*stream
+
+func (b byArrival) Len() int { return len(b) }
+func (b byArrival) Less(i, j int) bool {
+	return b[i].items[b[i].taken].number < b[j].items[b[j].taken].number
+}
+func (b byArrival) Swap(i, j int) { b[i], b[j] = b[j], b[i] }
+
+// Push implements heap.Interface; it is not used.
+func (b *byArrival) Push(any) {}
+
+// Pop implements heap.Interface.
+func (b *byArrival) Pop() any {
+	last := len(*b) - 1
+	s := (*b)[last]
+	*b = (*b)[:last]
+	return s
 }
 
 // batchable reports whether the message may share a transaction.
