@@ -24,8 +24,9 @@
 // restarted, each message has one effect, or is put aside, and none is lost.
 //
 // The messages of a partition are processed one after another in the order of
-// their offsets, and a failed one is retried in its place. Partitions do not
-// wait for each other. The order of the effects also holds while partitions
+// their offsets, and a failed one is retried in its place; where Concurrency is
+// more than 1 this holds for those of a key. Partitions do not wait for each
+// other. The order of the effects also holds while partitions
 // change hands, and where a member goes on for a moment with a partition that
 // the group has given to another one: both claim the same ids in the same
 // order, each effect is committed by one of them, and the other one waits for
@@ -36,17 +37,19 @@
 // An attempt counts when the handler returned an error, panicked or took longer
 // than HandlerTimeout, or its transaction could not be committed for a reason
 // of its own (a deferred constraint). Nothing else counts: while the database
-// is away, restarts, became a standby, refuses connections or reports
-// serialization failures and deadlocks, while it is slow to begin or to commit,
-// and while the inbox's own table is missing or not accessible, messages wait,
-// for as long as it takes. Where an error leaves that open, such as a timeout,
+// is away, restarts, became a standby or refuses connections, while other
+// transactions are in the way (lock_timeout, deadlocks, serialization failures),
+// while it is slow to begin or to commit, and while the inbox's own table is
+// missing or not accessible, messages wait, for as long as it takes. Where an error leaves that open, such as a timeout,
 // the database is asked whether it answers.
 //
 // After MaxAttempts a message goes where OnPoison says; one without an id goes
 // there at once, as no further attempt could succeed (see Inbox.IDOf and
-// Config.Decoder). Attempts are counted in memory: when the partition changes
-// hands, or the process ends, counting begins anew. A very large MaxAttempts
-// holds the partition until the message succeeds.
+// Config.Decoder), and so does one whose handler returned inbox.Permanent.
+// Attempts are counted in memory, by message id: when the process ends counting
+// begins again. A very large MaxAttempts holds the message until it succeeds.
+// Several messages in a row that fail alike are kept: see
+// Config.BreakerThreshold.
 //
 // # Rebalances and stops
 //
@@ -63,8 +66,9 @@
 //
 // # Memory
 //
-// A partition is read when what was read before is processed: one response, of
-// FetchBytes, is in memory for each assigned partition, and decompressed.
+// A partition is read when what was read before is being processed: one response,
+// of FetchBytes, is in memory for each assigned partition, and decompressed, and
+// beside it the messages that wait or are at work, of FetchBytes too.
 //
 // # Why not kafka.Reader
 //

@@ -38,10 +38,10 @@
 // An attempt counts when the handler returned an error, panicked or took longer
 // than HandlerTimeout, or its transaction could not be committed for a reason
 // of its own (a deferred constraint). Nothing else counts: while the database
-// is away, restarts, became a standby, refuses connections or reports
-// serialization failures and deadlocks, while it is slow to begin or to commit,
-// and while the inbox's own table is missing or not accessible, messages wait,
-// for as long as it takes. Where an error leaves that open, such as a timeout,
+// is away, restarts, became a standby or refuses connections, while other
+// transactions are in the way (lock_timeout, deadlocks, serialization failures),
+// while it is slow to begin or to commit, and while the inbox's own table is
+// missing or not accessible, messages wait, for as long as it takes. Where an error leaves that open, such as a timeout,
 // the database is asked whether it answers.
 //
 // Attempts are counted in this process, by message id, so that they survive a
@@ -52,9 +52,13 @@
 // x-death: a message that an operator moved back from a dead-letter queue
 // begins anew.
 //
+// A message whose handler returned inbox.Permanent goes to OnPoison at once.
+// Several messages in a row that fail alike are kept: see
+// Config.BreakerThreshold.
+//
 // With RetryInPlace a message that fails for a while holds back those behind
-// it, of its key and of the keys that share its place (Concurrency); MaxAttempts
-// with Backoff bounds that. RetryRequeue lets them pass, and so gives up the
+// it, of its key, or with a Concurrency of 1 all; MaxAttempts with Backoff bounds
+// that. RetryRequeue lets them pass, and so gives up the
 // order.
 //
 // # Limits of the broker
