@@ -74,8 +74,9 @@ type Config struct {
 	// messages with the same key are processed one after another in that order,
 	// and those without a key in any. A message that waits for its next attempt
 	// then holds back its key alone, until 10,000 messages behind it are
-	// processed, or those that are not have FetchBytes: after a crash they come
-	// again, and are recognised.
+	// processed, or those that are not have FetchBytes. What was processed behind
+	// a message that was not comes again when the partition changes hands, and is
+	// recognised.
 	Concurrency int
 
 	// MaxAttempts is how often a message is tried before OnPoison; 5 by
@@ -251,6 +252,9 @@ func (c *Config) check() error {
 	core := c.core()
 	if err := core.Check(); err != nil {
 		faults = append(faults, err)
+	}
+	if _, park := c.OnPoison.(Park); park && c.SQL != nil {
+		fault("OnPoison: Park needs DB, a *pgxpool.Pool; with SQL set a DeadLetter")
 	}
 	c.checkNumbers(fault)
 	if err := c.OnPoison.check(c); err != nil {

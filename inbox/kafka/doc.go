@@ -57,7 +57,8 @@
 // handlers that run finish, commits, and only then joins again; it sends
 // heartbeats meanwhile. The group waits for it, RebalanceTimeout long. A stop
 // is the same, and leaves the group, so that the others take over at once.
-// Neither has a message delivered twice.
+// Neither has a message delivered twice, but for those processed ahead of another
+// key's where Concurrency is more than 1.
 //
 // A member that says nothing for SessionTimeout loses its partitions. Handlers
 // are bounded by HandlerTimeout, so no partition is held for ever; a handler

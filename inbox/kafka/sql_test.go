@@ -113,6 +113,7 @@ func TestBadSQLConfig(t *testing.T) {
 		"DB, SQL: set exactly one":    func(c *kafka.Config) { c.SQL = &sql.DB{} },
 		"Handler and BatchHandler go": func(c *kafka.Config) { c.DB, c.SQL = nil, &sql.DB{} },
 		"set exactly one of them, or": func(c *kafka.Config) { c.SQLHandler = sqlEffect },
+		"OnPoison: Park needs DB":     func(c *kafka.Config) { c.DB, c.SQL = nil, &sql.DB{} },
 		"Concurrency: -1":             func(c *kafka.Config) { c.Concurrency = -1 },
 		"BatchSize: 65536":            func(c *kafka.Config) { c.BatchSize = 65536 },
 	} {

@@ -240,3 +240,19 @@ inbox_assigned_partitions{consumer=shipping,source=orders} 1
 inbox_lag_messages{consumer=shipping,partition=0,source=orders} 7
 `, "inbox_assigned_partitions", "inbox_lag_messages")
 }
+
+// TestConsumersState shows what keeps a consumer's messages waiting.
+func TestConsumersState(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	var observer inbox.ConsumerObserver = metrics.New(registry)
+	observer.BreakerOpen("shipping", true)
+	observer.BreakerOpen("billing", false)
+	observer.Paused("shipping", false)
+	observer.Paused("billing", true)
+	expect(t, registry, `
+inbox_breaker_open{consumer=billing} 0
+inbox_breaker_open{consumer=shipping} 1
+inbox_paused{consumer=billing} 1
+inbox_paused{consumer=shipping} 0
+`, "inbox_breaker_open", "inbox_paused")
+}

@@ -227,6 +227,9 @@ func (c Config) validate() error {
 	if err := core.Check(); err != nil {
 		faults = append(faults, err)
 	}
+	if _, park := c.OnPoison.(Park); park && c.SQL != nil {
+		fault("OnPoison: Park needs DB, a *pgxpool.Pool; with SQL set a DeadLetter")
+	}
 	if err := c.Arguments.Validate(); err != nil {
 		fault("Arguments: %w", err)
 	}

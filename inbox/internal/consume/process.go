@@ -15,6 +15,10 @@ import (
 // of.
 const splitAfter = 3
 
+// maxContentionPause is how long a message waits for other transactions at most,
+// so that it goes on soon after a lock is free.
+const maxContentionPause = 2 * time.Second
+
 // ErrDatabaseAway halts a queue whose messages have waited for the database for
 // longer than Patience.
 var ErrDatabaseAway = errors.New("the database is away for longer than the messages should wait here")
@@ -78,7 +82,7 @@ func (q *Queue) process(work context.Context, batch []*Item) {
 		for _, item := range batch {
 			item.contentions++
 			item.alone = item.alone || len(batch) > 1 && item.contentions >= splitAfter
-			item.pause = r.config.Backoff.Pause(item.contentions)
+			item.pause = min(r.config.Backoff.Pause(item.contentions), maxContentionPause)
 		}
 	case Message, Permanent:
 		if len(batch) > 1 {
