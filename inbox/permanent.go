@@ -22,7 +22,7 @@ func Permanent(err error) error {
 	if err == nil {
 		return nil
 	}
-	return &failure.Permanent{Err: err}
+	return &failure.PermanentError{Err: err}
 }
 
 // RetryAfter marks a handler's error as one that passes: the next attempt begins
@@ -36,5 +36,5 @@ func RetryAfter(err error, delay time.Duration) error {
 	if err == nil {
 		return nil
 	}
-	return &failure.RetryAfter{Err: err, Delay: min(delay, MaxRetryAfter)}
+	return &failure.RetryAfterError{Err: err, Delay: min(delay, MaxRetryAfter)}
 }

@@ -24,7 +24,7 @@ func TestMarkedErrors(t *testing.T) {
 		}
 	}
 	for delay, want := range map[time.Duration]time.Duration{time.Second: time.Second, 48 * time.Hour: inbox.MaxRetryAfter} {
-		marked, ok := errors.AsType[*failure.RetryAfter](inbox.RetryAfter(io.EOF, delay))
+		marked, ok := errors.AsType[*failure.RetryAfterError](inbox.RetryAfter(io.EOF, delay))
 		if !ok || marked.Delay != want {
 			t.Errorf("RetryAfter(%s): %+v, want %s", delay, marked, want)
 		}

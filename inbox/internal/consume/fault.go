@@ -87,7 +87,7 @@ func (r *Runner) faultOf(work context.Context, err error) Fault {
 		// What comes before the handler is the same for every message: a
 		// table that is missing must not make poison of all of them.
 		return Database
-	case isError[*failure.Permanent](err):
+	case isError[*failure.PermanentError](err):
 		return Permanent
 	case sqlState(err) != "", errors.Is(err, pgx.ErrTxCommitRollback):
 		return Message // the database answered
@@ -160,7 +160,7 @@ func isError[E error](err error) bool {
 // retryAfter is the pause that the handler asked for before the next attempt, 0
 // for none.
 func retryAfter(err error) time.Duration {
-	if asked, ok := errors.AsType[*failure.RetryAfter](err); ok {
+	if asked, ok := errors.AsType[*failure.RetryAfterError](err); ok {
 		return max(asked.Delay, 0)
 	}
 	return 0

@@ -4,23 +4,23 @@ package failure
 
 import "time"
 
-// Permanent is an error that no further attempt can change.
-type Permanent struct{ Err error }
+// PermanentError is an error that no further attempt can change.
+type PermanentError struct{ Err error }
 
 // Error implements error.
-func (e *Permanent) Error() string { return e.Err.Error() }
+func (e *PermanentError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the handler's error.
-func (e *Permanent) Unwrap() error { return e.Err }
+func (e *PermanentError) Unwrap() error { return e.Err }
 
-// RetryAfter is an error after which the next attempt should wait.
-type RetryAfter struct {
+// RetryAfterError is an error after which the next attempt should wait.
+type RetryAfterError struct {
 	Err   error
 	Delay time.Duration
 }
 
 // Error implements error.
-func (e *RetryAfter) Error() string { return e.Err.Error() }
+func (e *RetryAfterError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the handler's error.
-func (e *RetryAfter) Unwrap() error { return e.Err }
+func (e *RetryAfterError) Unwrap() error { return e.Err }
