@@ -338,6 +338,9 @@ func (k *Kafka) secureListener(index int) []string {
 	return []string{k.ports[index].address()}
 }
 
+// DataPath is the folder of the partitions' folders.
+func (k *Kafka) DataPath() string { return k.dataPath() }
+
 // CAFile is the certificate that signed the server's; empty unless Secure.
 func (k *Kafka) CAFile() string { return k.certificates.caFile() }
 

@@ -91,7 +91,7 @@ func (c *cluster) ask(ctx context.Context, topics []string) (layout, error) {
 	request := &metadata.Request{TopicNames: topics}
 	var message protocol.Message
 	err := net.ErrClosed
-	if c.connection != nil {
+	if c.connection.usable() {
 		message, err = c.connection.roundTrip(ctx, requestTimeout, request)
 	}
 	if err != nil && ctx.Err() == nil {

@@ -68,6 +68,9 @@ type connection struct {
 	// correlation numbers the requests of exchange.
 	correlation int32
 	broken      bool
+	// expires is when the broker is about to want new authentication, zero for
+	// never: it hangs up on a request that comes later.
+	expires time.Time
 }
 
 // dial connects to host:port with the settings of the dialer.
@@ -200,6 +203,9 @@ func (c *connection) authenticate(ctx context.Context, mechanism sasl.Mechanism)
 		if response.ErrorCode != 0 {
 			return fmt.Errorf("%w: %s", kafkago.Error(response.ErrorCode), response.ErrorMessage)
 		}
+		if lifetime := time.Duration(response.SessionLifetimeMs) * time.Millisecond; lifetime > 0 {
+			c.expires = time.Now().Add(lifetime / 5 * 4)
+		}
 		var done bool
 		done, state, err = session.Next(ctx, response.AuthBytes)
 		if err != nil || done {
@@ -331,6 +337,20 @@ func guard(decode func() error) (err error) {
 // isFlexible reports whether a version's header and body have tagged fields.
 func isFlexible(key protocol.ApiKey, version int16) bool {
 	return key == protocol.Metadata && version >= 9
+}
+
+// usable reports whether a connection, which may be nil, can have another
+// request. One that is not is closed. Where the broker limits for how long
+// authentication lasts (connections.max.reauth.ms) a new connection is as good
+// as authenticating again, and needs no other code.
+func (c *connection) usable() bool {
+	if c == nil || c.broken {
+		return false
+	}
+	if !c.expires.IsZero() && time.Now().After(c.expires) {
+		c.close()
+	}
+	return !c.broken
 }
 
 func (c *connection) close() {

@@ -183,7 +183,7 @@ func (f *fetcher) call(ctx context.Context, limit time.Duration, request protoco
 }
 
 func (f *fetcher) connect(ctx context.Context) (*connection, error) {
-	if f.connection == nil || f.connection.broken {
+	if !f.connection.usable() {
 		connection, err := f.cluster.dialLeader(ctx, f.partition.topic, f.partition.id, f.since)
 		if err != nil {
 			f.since = time.Now()

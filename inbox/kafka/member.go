@@ -56,7 +56,7 @@ func (p partitionID) String() string { return p.topic + "-" + strconv.Itoa(int(p
 // call sends a request to the coordinator, which it looks for first where
 // there is no connection.
 func (m *member) call(ctx context.Context, limit time.Duration, request protocol.Message) (protocol.Message, error) {
-	if m.connection == nil || m.connection.broken {
+	if !m.connection.usable() {
 		connection, err := m.dialCoordinator(ctx)
 		if err != nil {
 			return nil, err
