@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
@@ -26,8 +27,9 @@ type cluster struct {
 	// budget bounds what is in memory of all that is read.
 	budget *budget
 
-	// turn is held by who asks; it guards connection.
+	// turn is held by who asks; it guards connection and seen.
 	turn       chan struct{}
+	seen       map[string]sight
 	connection *connection
 	// layout is what was last heard. Who dials a broker reads it without a
 	// turn: whoever has it may be waiting for a broker that is gone.
@@ -41,15 +43,33 @@ type layout struct {
 	topics  map[string]topicLayout
 }
 
+// topicID is a topic's identity: one that is made anew has another. Zero is not
+// known.
+type topicID [16]byte
+
+// String is how Kafka itself writes it.
+func (id topicID) String() string { return base64.RawURLEncoding.EncodeToString(id[:]) }
+
+// sight is a topic as it was last seen.
+type sight struct {
+	at    time.Time
+	topic topicLayout
+}
+
+// missingAfter is how long a topic stands for which the brokers tell nothing.
+const missingAfter = 30 * time.Second
+
 // topicLayout is one topic. One that does not exist has an error.
 type topicLayout struct {
-	err error
+	err      error
+	id       topicID
+	internal bool
 	// leaders are the partitions' leaders, -1 where there is none.
 	leaders map[int32]int32
 }
 
 func newCluster(bootstrap []string, dialer *kafkago.Dialer, topics []string) *cluster {
-	c := &cluster{bootstrap: bootstrap, dialer: dialer, topics: topics, turn: make(chan struct{}, 1)}
+	c := &cluster{bootstrap: bootstrap, dialer: dialer, topics: topics, turn: make(chan struct{}, 1), seen: make(map[string]sight)}
 	c.layout.Store(new(layout))
 	return c
 }
@@ -88,31 +108,130 @@ func (c *cluster) of(ctx context.Context, topics []string) (layout, error) {
 // ask gets metadata from any broker, by a connection that is kept.
 func (c *cluster) ask(ctx context.Context, topics []string) (layout, error) {
 	asked := time.Now()
-	request := &metadata.Request{TopicNames: topics}
-	var message protocol.Message
+	var known layout
 	err := net.ErrClosed
 	if c.connection.usable() {
-		message, err = c.connection.roundTrip(ctx, requestTimeout, request)
+		known, err = describe(ctx, c.connection, topics)
 	}
 	if err != nil && ctx.Err() == nil {
 		// The broker may be gone since it was last asked.
 		if c.connection, err = c.dialAny(ctx); err == nil {
-			message, err = c.connection.roundTrip(ctx, requestTimeout, request)
+			known, err = describe(ctx, c.connection, topics)
 		}
 	}
 	if err != nil {
 		return layout{}, err
 	}
-	return newLayout(asked, message.(*metadata.Response)), nil
+	known.at = asked
+	c.remember(known, topics)
+	return known, nil
 }
 
-func newLayout(asked time.Time, response *metadata.Response) layout {
-	known := layout{at: asked, brokers: make(map[int32]kafkago.Broker), topics: make(map[string]topicLayout)}
+// remember keeps what is known of topics, and has what was known shortly before
+// stand in for topics that are missing: brokers that restart, or do not know
+// the topic's leader yet, leave them out for a moment.
+func (c *cluster) remember(known layout, topics []string) {
+	for _, name := range topics {
+		topic := known.topics[name]
+		if topic.err == nil && len(topic.leaders) > 0 {
+			c.seen[name] = sight{known.at, topic}
+			continue
+		}
+		if last, ok := c.seen[name]; ok && known.at.Sub(last.at) < missingAfter {
+			stand := topicLayout{err: topic.err, id: last.topic.id, leaders: make(map[int32]int32)}
+			if stand.err == nil {
+				stand.err = kafkago.UnknownTopicOrPartition
+			}
+			for partition := range last.topic.leaders {
+				stand.leaders[partition] = -1
+			}
+			known.topics[name] = stand
+		}
+	}
+}
+
+// describe asks a broker for metadata of topics; nil is all.
+func describe(ctx context.Context, connection *connection, topics []string) (layout, error) {
+	version, ok := connection.versions[protocol.Metadata]
+	if ok && version >= 10 {
+		return describeByID(ctx, connection, min(version, 12), topics)
+	}
+	if version == 9 {
+		// It has no ids either, and is not encoded here.
+		connection.setVersion(protocol.Metadata, 8)
+	}
+	message, err := connection.roundTrip(ctx, requestTimeout, &metadata.Request{TopicNames: topics})
+	if err != nil {
+		return layout{}, err
+	}
+	return newLayout(message.(*metadata.Response)), nil
+}
+
+// describeByID does it in the versions 10 to 12, which know topics' ids.
+func describeByID(ctx context.Context, connection *connection, version int16, topics []string) (layout, error) {
+	var b []byte
+	if topics == nil {
+		b = append(b, 0)
+	} else {
+		b = appendCompactLength(b, len(topics))
+	}
+	for _, topic := range topics {
+		b = append(b, make([]byte, 16)...)
+		b = appendTags(appendCompactString(b, topic))
+	}
+	b = append(b, 0) // creates no topic
+	if version <= 10 {
+		b = append(b, 0)
+	}
+	b = appendTags(append(b, 0))
+	response, err := connection.exchange(ctx, requestTimeout, protocol.Metadata, version, b, nil)
+	if err != nil {
+		return layout{}, err
+	}
+	known := layout{brokers: make(map[int32]kafkago.Broker), topics: make(map[string]topicLayout)}
+	r := reader{rest: response}
+	r.int32() // throttled
+	for range r.compactLength() {
+		id, host, port, rack := r.int32(), r.compactString(), r.int32(), r.compactString()
+		r.tags()
+		known.brokers[id] = kafkago.Broker{ID: int(id), Host: host, Port: int(port), Rack: rack}
+	}
+	r.compactString() // the cluster
+	r.int32()         // the controller
+	for range r.compactLength() {
+		topic := topicLayout{leaders: make(map[int32]int32)}
+		if code := r.int16(); code != 0 {
+			topic.err = kafkago.Error(code)
+		}
+		name := r.compactString()
+		topic.id, topic.internal = r.topicID(), r.bool()
+		for range r.compactLength() {
+			r.int16() // the partition's error
+			partition, leader := r.int32(), r.int32()
+			r.int32() // the leader's epoch
+			r.compactInt32s()
+			r.compactInt32s()
+			r.compactInt32s()
+			r.tags()
+			topic.leaders[partition] = leader
+		}
+		r.int32() // operations
+		r.tags()
+		known.topics[name] = topic
+	}
+	if r.err != nil {
+		return layout{}, fmt.Errorf("broker %s: its metadata: %w", connection.address, r.err)
+	}
+	return known, nil
+}
+
+func newLayout(response *metadata.Response) layout {
+	known := layout{brokers: make(map[int32]kafkago.Broker), topics: make(map[string]topicLayout)}
 	for _, b := range response.Brokers {
 		known.brokers[b.NodeID] = kafkago.Broker{ID: int(b.NodeID), Host: b.Host, Port: int(b.Port), Rack: b.Rack}
 	}
 	for _, t := range response.Topics {
-		topic := topicLayout{leaders: make(map[int32]int32)}
+		topic := topicLayout{leaders: make(map[int32]int32), internal: t.IsInternal}
 		if t.ErrorCode != 0 {
 			topic.err = kafkago.Error(t.ErrorCode)
 		}
@@ -149,17 +268,31 @@ func (c *cluster) dialAny(ctx context.Context) (*connection, error) {
 	return nil, errors.Join(errs...)
 }
 
-// dialLeader connects to the leader of a partition, as known since a time.
-func (c *cluster) dialLeader(ctx context.Context, topic string, partition int32, since time.Time) (*connection, error) {
+// dialReplica connects to a replica of a partition as known since a time: to
+// the leader, unless a broker is named. It returns the topic's id too, zero
+// where the brokers tell none.
+func (c *cluster) dialReplica(ctx context.Context, partition partitionID, broker int32, since time.Time) (*connection, topicID, error) {
 	known, err := c.get(ctx, since)
 	if err != nil {
-		return nil, err
+		return nil, topicID{}, err
 	}
-	address, err := known.leader(topic, partition)
+	id := known.topics[partition.topic].id
+	if near, ok := known.brokers[broker]; ok && broker >= 0 {
+		connection, err := dial(ctx, c.dialer, addressOf(near))
+		return connection, id, err
+	}
+	address, err := known.leader(partition.topic, partition.id)
 	if err != nil {
-		return nil, err
+		return nil, id, err
 	}
-	return dial(ctx, c.dialer, address)
+	connection, err := dial(ctx, c.dialer, address)
+	return connection, id, err
+}
+
+// dialLeader connects to the leader of a partition, as known since a time.
+func (c *cluster) dialLeader(ctx context.Context, topic string, partition int32, since time.Time) (*connection, error) {
+	connection, _, err := c.dialReplica(ctx, partitionID{topic, partition}, noReplica, since)
+	return connection, err
 }
 
 func (l layout) leader(topic string, partition int32) (address string, err error) {

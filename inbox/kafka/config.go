@@ -121,6 +121,11 @@ type Config struct {
 	// FetchWait is how long the broker waits for a message before it answers
 	// that there is none; 1 s by default.
 	FetchWait time.Duration
+	// Rack is where this process runs, in the brokers' own words (broker.rack),
+	// such as an availability zone: a partition is then read from a replica
+	// there, if the brokers have a replica.selector.class; by default from its
+	// leader.
+	Rack string
 	// SessionTimeout is how long the group waits for a member that says
 	// nothing, before it gives its partitions to the others; 45 s by default.
 	// HeartbeatInterval is how often a member says something; 3 s by default.

@@ -37,11 +37,11 @@ func highestVersion(key protocol.ApiKey) (version int16, known bool) {
 	case protocol.Produce:
 		return 8, true
 	case protocol.Fetch:
-		return 11, true
+		return 13, true // fetcher.request
 	case protocol.ListOffsets:
 		return 5, true
 	case protocol.Metadata:
-		return 8, true
+		return 12, true // cluster.ask
 	case protocol.OffsetCommit:
 		return 7, true
 	case protocol.OffsetFetch, protocol.JoinGroup:
@@ -182,6 +182,12 @@ func (c *connection) negotiate() error {
 	return nil
 }
 
+// setVersion has kafka-go's encoding use another version.
+func (c *connection) setVersion(key protocol.ApiKey, version int16) {
+	c.versions[key] = version
+	c.protocol.SetVersions(c.versions)
+}
+
 func (c *connection) authenticate(ctx context.Context, mechanism sasl.Mechanism) error {
 	message, err := c.protocol.RoundTrip(&saslhandshake.Request{Mechanism: mechanism.Name()})
 	if err != nil {
@@ -225,11 +231,10 @@ func (c *connection) roundTrip(ctx context.Context, limit time.Duration, request
 }
 
 // exchange is roundTrip for what kafka-go does not encode: body is the request
-// in the version that was negotiated. The response's size is admitted, which
+// in a version that the broker knows. The response's size is admitted, which
 // may take its time, before it is read.
-func (c *connection) exchange(ctx context.Context, limit time.Duration, key protocol.ApiKey, body []byte, admit func(size int) error) (response []byte, err error) {
+func (c *connection) exchange(ctx context.Context, limit time.Duration, key protocol.ApiKey, version int16, body []byte, admit func(size int) error) (response []byte, err error) {
 	err = c.talk(ctx, limit, key, func() error {
-		version := c.versions[key]
 		c.correlation++
 		request := appendInt32(make([]byte, 0, 64+len(body)), 0)
 		request = appendInt16(request, int16(key)) //nolint:gosec // there are few
@@ -336,7 +341,7 @@ func guard(decode func() error) (err error) {
 
 // isFlexible reports whether a version's header and body have tagged fields.
 func isFlexible(key protocol.ApiKey, version int16) bool {
-	return key == protocol.Metadata && version >= 9
+	return key == protocol.Metadata && version >= 9 || key == protocol.Fetch && version >= 12
 }
 
 // usable reports whether a connection, which may be nil, can have another

@@ -15,6 +15,13 @@ import (
 // transferTimeout is how long a broker may take to send what it has.
 const transferTimeout = 30 * time.Second
 
+const (
+	// noReplica means the leader.
+	noReplica = -1
+	// replicaAge is how long a follower is read before the leader is asked again.
+	replicaAge = 5 * time.Minute
+)
+
 // readCommitted is an isolation level.
 const readCommitted = 1
 
@@ -30,6 +37,11 @@ type fetcher struct {
 	// since is how old the knowledge of the leader may be: not from before the
 	// assignment, or the last failure.
 	since time.Time
+	// topic is the identity of what is read; zero before it is known.
+	topic topicID
+	// replica is the broker that the leader named, since moved.
+	replica int32
+	moved   time.Time
 	// reading is the last response; wanted the memory that it wanted, where it
 	// was given up for want of it.
 	reading *records
@@ -49,25 +61,37 @@ func (f *fetcher) fetch(ctx context.Context, offset int64) (*records, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f.reading = r
-	body := f.request(connection.versions[protocol.Fetch], offset, min(f.config.FetchBytes, max(share/2, 1)))
-	response, err := connection.exchange(ctx, f.config.FetchWait+transferTimeout, protocol.Fetch, body, func(size int) error {
+	version := connection.versions[protocol.Fetch]
+	if version >= 12 && f.topic == (topicID{}) {
+		version = 11 // the last one with the topic's name before ids came
+	}
+	body := f.request(version, offset, min(f.config.FetchBytes, max(share/2, 1)))
+	response, err := connection.exchange(ctx, f.config.FetchWait+transferTimeout, protocol.Fetch, version, body, func(size int) error {
 		// What a response needed that was given up is waited for at once.
 		return r.lease.admit(ctx, max(size, f.wanted))
 	})
 	f.wanted = 0
 	if err == nil {
-		err = f.parse(r, connection.versions[protocol.Fetch], response)
+		err = f.parse(r, version, response)
 	}
 	if err != nil {
 		f.since = time.Now()
+		f.replica = noReplica
 		r.release()
 		return nil, err
 	}
 	return r, nil
 }
 
-// request asks for the records of the partition, in versions 4 to 11.
+// request asks for the records of the partition, in versions 4 to 11, and 13,
+// where the topic's id says which one is meant: one that is made anew under the
+// same name is not read by mistake.
 func (f *fetcher) request(version int16, offset int64, bytes int) []byte {
+	flexible := version >= 12
+	length, text, tags := appendLength, appendString, func(b []byte) []byte { return b }
+	if flexible {
+		length, text, tags = appendCompactLength, appendCompactString, appendTags
+	}
 	b := appendInt32(nil, -1) // no replica
 	b = appendInt32(b, milliseconds(f.config.FetchWait))
 	b = appendInt32(b, 1)            // MinBytes
@@ -77,29 +101,41 @@ func (f *fetcher) request(version int16, offset int64, bytes int) []byte {
 		b = appendInt32(b, 0) // no session
 		b = appendInt32(b, -1)
 	}
-	b = appendLength(b, 1)
-	b = appendString(b, f.partition.topic)
-	b = appendLength(b, 1)
+	b = length(b, 1)
+	if flexible {
+		b = append(b, f.topic[:]...)
+	} else {
+		b = text(b, f.partition.topic)
+	}
+	b = length(b, 1)
 	b = appendInt32(b, f.partition.id)
 	if version >= 9 {
 		b = appendInt32(b, -1) // the leader's epoch
 	}
 	b = appendInt64(b, offset)
+	if flexible {
+		b = appendInt32(b, -1) // the last record's epoch
+	}
 	if version >= 5 {
 		b = appendInt64(b, -1) // a follower's first offset
 	}
-	b = appendLength(b, bytes)
+	b = tags(tags(appendLength(b, bytes)))
 	if version >= 7 {
-		b = appendLength(b, 0) // forgotten topics
+		b = length(b, 0) // forgotten topics
 	}
 	if version >= 11 {
-		b = appendString(b, "") // the rack
+		b = text(b, f.config.Rack)
 	}
-	return b
+	return tags(b)
 }
 
 func (f *fetcher) parse(records *records, version int16, response []byte) error {
 	r := reader{rest: response}
+	flexible := version >= 12
+	length, tags := r.length, func() {}
+	if flexible {
+		length, tags = r.compactLength, r.tags
+	}
 	r.int32() // throttled
 	if version >= 7 {
 		if code := r.int16(); code != 0 {
@@ -107,11 +143,15 @@ func (f *fetcher) parse(records *records, version int16, response []byte) error 
 		}
 		r.int32() // session
 	}
-	if topics := r.length(); r.err == nil && topics != 1 {
+	if topics := length(); r.err == nil && topics != 1 {
 		return fmt.Errorf("%s: the broker answered a fetch without the partition", f.partition)
 	}
-	r.string()
-	if partitions := r.length(); r.err == nil && partitions != 1 {
+	if flexible {
+		r.topicID()
+	} else {
+		r.string()
+	}
+	if partitions := length(); r.err == nil && partitions != 1 {
 		return fmt.Errorf("%s: the broker answered a fetch without the partition", f.partition)
 	}
 	r.int32()
@@ -122,18 +162,45 @@ func (f *fetcher) parse(records *records, version int16, response []byte) error 
 	if version >= 5 {
 		r.int64() // the first offset
 	}
-	for range r.length() {
+	for range length() {
 		records.aborted = append(records.aborted, transaction{producer: r.int64(), first: r.int64()})
+		tags()
 	}
 	if version >= 11 {
-		r.int32() // a replica nearby
+		if near := r.int32(); near >= 0 && r.err == nil {
+			f.moveTo(near)
+		}
 	}
-	records.rest, records.size = r.nullable(int64(r.int32())), len(response)
+	if flexible {
+		records.rest = r.take(r.compactLength())
+	} else {
+		records.rest = r.nullable(int64(r.int32()))
+	}
+	records.size = len(response)
 	if r.err != nil {
 		return fmt.Errorf("%s: the broker's answer to a fetch: %w", f.partition, r.err)
 	}
 	slices.SortFunc(records.aborted, func(a, b transaction) int { return cmp.Compare(a.first, b.first) })
 	return nil
+}
+
+// moveTo has the next fetch go to the replica that the leader names for the
+// rack, for as long as metadata may be old elsewhere; then the leader is asked
+// again.
+func (f *fetcher) moveTo(broker int32) {
+	if f.replica == broker {
+		return
+	}
+	f.hangUp()
+	f.replica, f.moved = broker, time.Now()
+}
+
+// toLeader goes back.
+func (f *fetcher) toLeader() {
+	if f.replica != noReplica {
+		f.replica = noReplica
+		f.hangUp()
+	}
 }
 
 // drop gives up what is left of the last response.
@@ -171,6 +238,7 @@ func (f *fetcher) offset(ctx context.Context, which int64) (int64, error) {
 }
 
 func (f *fetcher) call(ctx context.Context, limit time.Duration, request protocol.Message) (protocol.Message, error) {
+	f.toLeader()
 	connection, err := f.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -182,12 +250,33 @@ func (f *fetcher) call(ctx context.Context, limit time.Duration, request protoco
 	return message, err
 }
 
+// recreatedError says that the topic is not the one that was read before.
+type recreatedError struct {
+	topic    string
+	was, now topicID
+}
+
+func (e *recreatedError) Error() string {
+	return fmt.Sprintf("topic %q was made anew: its id is %s and was %s", e.topic, e.now, e.was)
+}
+
 func (f *fetcher) connect(ctx context.Context) (*connection, error) {
+	if f.replica != noReplica && time.Since(f.moved) > replicaAge {
+		f.toLeader()
+	}
 	if !f.connection.usable() {
-		connection, err := f.cluster.dialLeader(ctx, f.partition.topic, f.partition.id, f.since)
+		connection, topic, err := f.cluster.dialReplica(ctx, f.partition, f.replica, f.since)
 		if err != nil {
 			f.since = time.Now()
+			f.replica = noReplica
 			return nil, err
+		}
+		if f.topic == (topicID{}) {
+			f.topic = topic
+		}
+		if topic != f.topic && topic != (topicID{}) {
+			connection.close()
+			return nil, &recreatedError{topic: f.partition.topic, was: f.topic, now: topic}
 		}
 		f.connection = connection
 	}
@@ -199,6 +288,11 @@ func (f *fetcher) connect(ctx context.Context) (*connection, error) {
 func (f *fetcher) explain(what string, code int16) error {
 	reason := kafkago.Error(code)
 	err := fmt.Errorf("%s: %s: %w", f.partition, what, reason)
+	if reason == kafkago.OffsetOutOfRange && f.replica != noReplica {
+		// A follower may be behind: only the leader's word counts.
+		f.toLeader()
+		return fmt.Errorf("%s: %s from a follower: asking the leader", f.partition, what)
+	}
 	if reason != kafkago.OffsetOutOfRange {
 		f.hangUp()
 		f.since = time.Now()

@@ -76,10 +76,10 @@ func (c *Consumer) serve(ctx context.Context, m *member, assigned *assignment) e
 		defer observer.Revoked(c.config.Inbox.Consumer, id.topic, id.id)
 		p := &partition{
 			consumer: c, id: id, progress: g.progress,
-			fetcher: fetcher{config: &c.config, cluster: c.cluster, partition: id, since: g.heard},
+			fetcher: fetcher{config: &c.config, cluster: c.cluster, partition: id, since: g.heard, replica: noReplica, topic: committed.topic},
 			logger:  g.logger.With("topic", id.topic, "partition", id.id),
 		}
-		workers.Go(func() { p.run(g.ended, work, committed) })
+		workers.Go(func() { p.run(g.ended, work, committed.offset) })
 	}
 	if assigned.counts != nil {
 		workers.Go(g.watch)
@@ -207,7 +207,7 @@ func (g *generation) commit(ctx context.Context) bool {
 }
 
 // topicsOf are those of partitions.
-func topicsOf(partitions map[partitionID]int64) map[string]bool {
+func topicsOf(partitions map[partitionID]position) map[string]bool {
 	topics := make(map[string]bool)
 	for id := range partitions {
 		topics[id.topic] = true

@@ -2,11 +2,13 @@ package kafka
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
@@ -36,9 +38,9 @@ type member struct {
 type assignment struct {
 	generation int32
 	members    int // as the leader knows; 0 for the others
-	// partitions are those of this member, with the offset that the group has
-	// committed, or -1.
-	partitions map[partitionID]int64
+	// partitions are those of this member, with the position that the group has
+	// committed; its offset is -1 where there is none.
+	partitions map[partitionID]position
 	// counts are the partitions of each topic that the leader shared out; nil
 	// for the others.
 	counts map[string]int
@@ -214,8 +216,8 @@ func (m *member) share(ctx context.Context, joined *joingroup.Response) ([]syncg
 }
 
 // committed returns the group's offsets of partitions.
-func (m *member) committed(ctx context.Context, partitions map[string][]int32) (map[partitionID]int64, error) {
-	offsets := make(map[partitionID]int64)
+func (m *member) committed(ctx context.Context, partitions map[string][]int32) (map[partitionID]position, error) {
+	offsets := make(map[partitionID]position)
 	if len(partitions) == 0 {
 		return offsets, nil
 	}
@@ -223,7 +225,7 @@ func (m *member) committed(ctx context.Context, partitions map[string][]int32) (
 	for topic, ids := range partitions {
 		request.Topics = append(request.Topics, offsetfetch.RequestTopic{Name: topic, PartitionIndexes: ids})
 		for _, id := range ids {
-			offsets[partitionID{topic, id}] = -1
+			offsets[partitionID{topic, id}] = position{offset: -1}
 		}
 	}
 	message, err := m.call(ctx, requestTimeout, request)
@@ -239,7 +241,7 @@ func (m *member) committed(ctx context.Context, partitions map[string][]int32) (
 			if p.ErrorCode != 0 {
 				return nil, m.explain(fmt.Sprintf("read its offset of %s", partitionID{topic.Name, p.PartitionIndex}), p.ErrorCode)
 			}
-			offsets[partitionID{topic.Name, p.PartitionIndex}] = p.CommittedOffset
+			offsets[partitionID{topic.Name, p.PartitionIndex}] = position{p.CommittedOffset, decodeNote(p.Metadata)}
 		}
 	}
 	return offsets, nil
@@ -261,10 +263,10 @@ func (m *member) heartbeat(ctx context.Context, generation int32) error {
 // or some are recorded. The coordinator refuses a member that is not part of
 // the generation any more, so what was assigned to somebody else since is
 // never set back.
-func (m *member) commit(ctx context.Context, generation int32, offsets map[partitionID]int64) error {
+func (m *member) commit(ctx context.Context, generation int32, positions map[partitionID]position) error {
 	request := &offsetcommit.Request{GroupID: m.config.Group, GenerationID: generation, MemberID: m.id, RetentionTimeMs: -1}
 	byTopic := make(map[string]int)
-	for p, offset := range offsets {
+	for p, position := range positions {
 		index, ok := byTopic[p.topic]
 		if !ok {
 			index = len(request.Topics)
@@ -272,7 +274,7 @@ func (m *member) commit(ctx context.Context, generation int32, offsets map[parti
 			request.Topics = append(request.Topics, offsetcommit.RequestTopic{Name: p.topic})
 		}
 		request.Topics[index].Partitions = append(request.Topics[index].Partitions, offsetcommit.RequestPartition{
-			PartitionIndex: p.id, CommittedOffset: offset, CommittedLeaderEpoch: -1,
+			PartitionIndex: p.id, CommittedOffset: position.offset, CommittedLeaderEpoch: -1, CommittedMetadata: encodeNote(position.topic),
 		})
 	}
 	message, err := m.call(ctx, requestTimeout, request)
@@ -291,6 +293,27 @@ func (m *member) commit(ctx context.Context, generation int32, offsets map[parti
 		return errs[0] // the others say the same
 	}
 	return nil
+}
+
+// notePrefix begins what is committed beside an offset: the id of the topic
+// that it belongs to.
+const notePrefix = "topic-id="
+
+func encodeNote(topic topicID) string {
+	if topic == (topicID{}) {
+		return ""
+	}
+	return notePrefix + topic.String()
+}
+
+// decodeNote returns zero for what somebody else has committed.
+func decodeNote(note string) (topic topicID) {
+	if text, ok := strings.CutPrefix(note, notePrefix); ok {
+		if id, err := base64.RawURLEncoding.DecodeString(text); err == nil && len(id) == len(topic) {
+			copy(topic[:], id)
+		}
+	}
+	return topic
 }
 
 // leave tells the coordinator, which then shares out the partitions at once

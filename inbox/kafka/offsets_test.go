@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 func TestOffsetBeyondTheEnd(t *testing.T) {
 	s := newStage(t, 1)
 	s.publish(0, 10, 1)
-	s.commit(1000)
+	s.commit(1000, "")
 	c := start(t, s.config(effect))
 	s.awaitEffects(10)
 	await(t, "the offset is right", func() bool { return s.committed(1)[0] == 10 })
@@ -34,7 +35,7 @@ func TestOffsetBeyondTheEndOfWhoBeganAtTheEnd(t *testing.T) {
 	s.publish(500, 510, 1)
 	s.awaitEffects(10)
 	c.mustStop()
-	s.commit(515)
+	s.commit(515, "")
 	c = start(t, config)
 	await(t, "the offset is the end's", func() bool { return s.committed(1)[0] == 510 })
 	s.publish(510, 520, 1)
@@ -46,12 +47,60 @@ func TestOffsetBeyondTheEndOfWhoBeganAtTheEnd(t *testing.T) {
 	s.checkEffects(20)
 }
 
+// A topic that was made anew is read from its beginning, also where it is
+// longer by now than the group's offset: nothing tells that but its id.
+func TestTopicMadeAnew(t *testing.T) {
+	for _, running := range []bool{false, true} {
+		t.Run(fmt.Sprint("running=", running), func(t *testing.T) {
+			s := newStage(t, 1)
+			s.publish(0, 10, 1)
+			log := &syncBuffer{}
+			config := s.config(effect)
+			config.Logger = newLogger(log)
+			c := start(t, config)
+			s.awaitEffects(10)
+			await(t, "all is committed", func() bool { return s.committed(1)[0] == 10 })
+			before, err := s.client.OffsetFetch(t.Context(), &kafkago.OffsetFetchRequest{GroupID: s.group, Topics: map[string][]int{s.topic: {0}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !running {
+				c.mustStop()
+			}
+			_, err = s.client.DeleteTopics(t.Context(), &kafkago.DeleteTopicsRequest{Topics: []string{s.topic}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			await(t, "the topic is made anew", func() bool {
+				response, err := s.client.CreateTopics(t.Context(), &kafkago.CreateTopicsRequest{Topics: []kafkago.TopicConfig{{Topic: s.topic, NumPartitions: 1, ReplicationFactor: 1}}})
+				return err == nil && response.Errors[s.topic] == nil
+			})
+			s.publish(10, 40, 1)
+			if !running {
+				// A coordinator that hears of the deletion forgets the offset; one
+				// that was away does not, nor does a tool that copies groups.
+				s.commit(10, before.Topics[s.topic][0].Metadata)
+				c = start(t, config)
+			}
+			s.awaitEffects(40)
+			await(t, "all is committed", func() bool { return s.committed(1)[0] == 30 })
+			c.mustStop()
+			if got := s.db.Int(t, `SELECT count(DISTINCT message_id) FROM effects`); got != 40 {
+				t.Errorf("%d of 40 messages had an effect", got)
+			}
+			if !strings.Contains(log.String(), "the topic was made anew") {
+				t.Error("nothing is said of it:\n" + log.String())
+			}
+		})
+	}
+}
+
 // commit sets the offset of partition 0, in the name of no member.
-func (s *stage) commit(offset int64) {
+func (s *stage) commit(offset int64, note string) {
 	s.t.Helper()
 	await(s.t, "the coordinator takes an offset", func() bool {
 		response, err := s.client.OffsetCommit(s.t.Context(), &kafkago.OffsetCommitRequest{
-			GroupID: s.group, GenerationID: -1, Topics: map[string][]kafkago.OffsetCommit{s.topic: {{Partition: 0, Offset: offset}}},
+			GroupID: s.group, GenerationID: -1, Topics: map[string][]kafkago.OffsetCommit{s.topic: {{Partition: 0, Offset: offset, Metadata: note}}},
 		})
 		return err == nil && response.Topics[s.topic][0].Error == nil
 	})

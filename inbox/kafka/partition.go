@@ -52,9 +52,18 @@ func (p *partition) run(ended, work context.Context, committed int64) {
 			p.trouble.over(p.logger, "reading again")
 			p.consumer.reach.partition(p.id, true)
 			p.progress.saw(p.id, records.end)
+			p.progress.identify(p.id, p.fetcher.topic)
 			err = p.consume(ended, queue, records)
 		}
 		if err == nil || ended.Err() != nil {
+			continue
+		}
+		if recreated, ok := errors.AsType[*recreatedError](err); ok {
+			p.window.drain(ended) // what is processed is of the old topic
+			if !p.restart(ended, recreated) {
+				return
+			}
+			p.window.reset(p.next)
 			continue
 		}
 		if errors.Is(err, kafkago.OffsetOutOfRange) {
@@ -79,12 +88,16 @@ func (p *partition) start(ended context.Context, committed int64) bool {
 		if err == nil {
 			p.trouble.over(p.logger, "reading again")
 			p.next = first
+			p.progress.identify(p.id, p.fetcher.topic)
 			if p.consumer.config.StartOffset == kafkago.LastOffset {
 				// Else a member that ends before it has processed a message
 				// would have its successor begin at a later offset.
 				p.progress.await(ended, p.id, first)
 			}
 			break
+		}
+		if recreated, ok := errors.AsType[*recreatedError](err); ok {
+			p.fetcher.topic = recreated.now // nothing was read of either
 		}
 		if ended.Err() == nil {
 			failures++
@@ -94,6 +107,20 @@ func (p *partition) start(ended context.Context, committed int64) bool {
 		}
 	}
 	return ended.Err() == nil
+}
+
+// restart begins with a topic that was made anew: its offsets have nothing to
+// do with those of the old one. It returns false when ended has.
+func (p *partition) restart(ended context.Context, recreated *recreatedError) bool {
+	p.logger.Error("the topic was made anew: its offsets begin again, and so does the group, as StartOffset says",
+		"old_id", recreated.was.String(), "new_id", recreated.now.String(), "old_offset", p.next)
+	p.fetcher.topic = recreated.now
+	p.progress.identify(p.id, recreated.now)
+	if !p.start(ended, -1) {
+		return false
+	}
+	p.progress.settle(p.id, p.next)
+	return true
 }
 
 // relocate deals with an offset that is not in the partition.

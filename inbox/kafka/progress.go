@@ -14,6 +14,9 @@ type progress struct {
 	// done are the offsets of the messages to be processed next, committed
 	// those of them that the group knows.
 	done, committed map[partitionID]int64
+	// topics are the identities of the topics that are read, known those that
+	// are recorded with the offsets.
+	topics, known map[partitionID]topicID
 	// ends are the offsets after the partitions' last messages.
 	ends map[partitionID]int64
 	// changed is closed, and replaced, when offsets were committed.
@@ -22,9 +25,19 @@ type progress struct {
 	urgent chan struct{}
 }
 
-func newProgress(committed map[partitionID]int64) *progress {
+// position is how far a partition is processed, and of which topic.
+type position struct {
+	offset int64
+	topic  topicID
+}
+
+func newProgress(committed map[partitionID]position) *progress {
+	offsets, topics := make(map[partitionID]int64), make(map[partitionID]topicID)
+	for id, position := range committed {
+		offsets[id], topics[id] = position.offset, position.topic
+	}
 	return &progress{
-		done: maps.Clone(committed), committed: maps.Clone(committed), ends: make(map[partitionID]int64),
+		done: offsets, committed: maps.Clone(offsets), topics: topics, known: maps.Clone(topics), ends: make(map[partitionID]int64),
 		changed: make(chan struct{}), urgent: make(chan struct{}, 1),
 	}
 }
@@ -34,6 +47,13 @@ func (p *progress) settle(partition partitionID, offset int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done[partition] = offset
+}
+
+// identify says which topic is read.
+func (p *progress) identify(partition partitionID, topic topicID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.topics[partition] = topic
 }
 
 // saw says where a partition ends.
@@ -62,24 +82,26 @@ func (p *progress) lags() map[partitionID]int64 {
 	return lags
 }
 
-// pending are the offsets yet to be committed.
-func (p *progress) pending() map[partitionID]int64 {
+// pending are the positions yet to be committed.
+func (p *progress) pending() map[partitionID]position {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	pending := make(map[partitionID]int64)
+	pending := make(map[partitionID]position)
 	for partition, offset := range p.done {
-		if offset != p.committed[partition] {
-			pending[partition] = offset
+		if offset >= 0 && (offset != p.committed[partition] || p.topics[partition] != p.known[partition]) {
+			pending[partition] = position{offset, p.topics[partition]}
 		}
 	}
 	return pending
 }
 
-// recorded says that offsets were committed.
-func (p *progress) recorded(offsets map[partitionID]int64) {
+// recorded says that positions were committed.
+func (p *progress) recorded(positions map[partitionID]position) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	maps.Copy(p.committed, offsets)
+	for partition, position := range positions {
+		p.committed[partition], p.known[partition] = position.offset, position.topic
+	}
 	close(p.changed)
 	p.changed = make(chan struct{})
 }

@@ -49,6 +49,19 @@ func appendBytes(b, data []byte) []byte {
 	return append(appendLength(b, len(data)), data...)
 }
 
+// The compact forms are those of flexible versions.
+
+func appendCompactLength(b []byte, n int) []byte {
+	return binary.AppendUvarint(b, uint64(n)+1) //nolint:gosec // not negative
+}
+
+func appendCompactString(b []byte, s string) []byte {
+	return append(appendCompactLength(b, len(s)), s...)
+}
+
+// appendTags ends a structure of a flexible version: without tagged fields.
+func appendTags(b []byte) []byte { return append(b, 0) }
+
 // reader reads until something is missing; then everything is zero.
 type reader struct {
 	rest []byte
@@ -131,6 +144,16 @@ func (r *reader) count(n int64) int {
 }
 
 func (r *reader) string() string { return string(r.take(max(int(r.int16()), 0))) }
+
+func (r *reader) bool() bool { return r.int8() != 0 }
+
+func (r *reader) topicID() (id topicID) {
+	copy(id[:], r.take(len(id)))
+	return id
+}
+
+// compactInt32s passes over an array of numbers.
+func (r *reader) compactInt32s() { r.take(4 * r.compactLength()) }
 
 func (r *reader) compactString() string { return string(r.take(r.compactLength())) }
 
