@@ -128,14 +128,24 @@ type Config struct {
 	Rack string
 	// SessionTimeout is how long the group waits for a member that says
 	// nothing, before it gives its partitions to the others; 45 s by default.
-	// HeartbeatInterval is how often a member says something; 3 s by default.
+	// HeartbeatInterval is how often a member says something; 3 s by default,
+	// 500 ms with CooperativeSticky: it is how long a partition waits that goes
+	// from one member to another.
 	SessionTimeout, HeartbeatInterval time.Duration
 	// RebalanceTimeout is how long the group waits for members that still
 	// process a message, before it goes on without them; HandlerTimeout and
 	// 30 s more by default.
 	RebalanceTimeout time.Duration
+	// InstanceID makes this process a static member of the group
+	// (group.instance.id): a unique name that it has again after a restart, such
+	// as that of a StatefulSet's pod. It does not leave the group when Run ends;
+	// where it is back within SessionTimeout it has its partitions again, and the
+	// group does not rebalance. While it is away they wait. Run returns an error
+	// when another process joins with the same one. Kafka 2.3 or newer.
+	InstanceID string
 	// GroupBalancers assign the partitions; range and roundrobin by default,
-	// which the consumers of most languages have too.
+	// which the consumers of most languages have too. CooperativeSticky alone
+	// has members go on with their partitions during rebalances.
 	GroupBalancers []kafkago.GroupBalancer
 
 	// StopTimeout is how long Run waits for handlers when its context ends;
@@ -197,6 +207,10 @@ func (c Config) withDefaults() Config {
 	c.MaxBytes = orDefault(c.MaxBytes, 64<<20)
 	c.FetchWait = orDefault(c.FetchWait, time.Second)
 	c.SessionTimeout = orDefault(c.SessionTimeout, 45*time.Second)
+	if c.cooperative() {
+		// Who goes on meanwhile learns by a heartbeat that others wait.
+		c.HeartbeatInterval = orDefault(c.HeartbeatInterval, 500*time.Millisecond)
+	}
 	c.HeartbeatInterval = orDefault(c.HeartbeatInterval, 3*time.Second)
 	c.RebalanceTimeout = orDefault(c.RebalanceTimeout, c.HandlerTimeout+30*time.Second)
 	c.StopTimeout = orDefault(c.StopTimeout, c.HandlerTimeout)
@@ -214,6 +228,12 @@ func (c Config) withDefaults() Config {
 	}
 	c.Brokers, c.Topics = slices.Clone(c.Brokers), slices.Clone(c.Topics)
 	return c
+}
+
+// cooperative reports whether members go on with their partitions while the
+// group rebalances.
+func (c *Config) cooperative() bool {
+	return len(c.GroupBalancers) > 0 && !slices.ContainsFunc(c.GroupBalancers, func(b kafkago.GroupBalancer) bool { return b.ProtocolName() != cooperativeSticky })
 }
 
 func orDefault[T comparable](value, otherwise T) T {

@@ -50,7 +50,9 @@ func highestVersion(key protocol.ApiKey) (version int16, known bool) {
 		return 2, true
 	case protocol.SyncGroup, protocol.DescribeConfigs:
 		return 3, true
-	case protocol.Heartbeat, protocol.LeaveGroup:
+	case protocol.Heartbeat:
+		return 3, true // member.heartbeat
+	case protocol.LeaveGroup:
 		return 0, true
 	case protocol.SaslHandshake, protocol.SaslAuthenticate:
 		return 1, true

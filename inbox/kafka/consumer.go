@@ -85,7 +85,8 @@ func (c *Consumer) Run(ctx context.Context) error {
 	defer c.running.Store(false)
 	defer c.cluster.close()
 	c.asked = false
-	m := &member{config: &c.config, cluster: c.cluster}
+	m := &member{config: &c.config, cluster: c.cluster, crew: newCrew(c)}
+	c.current.Store(m.crew.progress)
 	defer m.hangUp()
 	c.reach.unknown()
 	watching, unwatch := context.WithCancel(ctx)
@@ -110,6 +111,9 @@ func (c *Consumer) consume(ctx context.Context, m *member) error {
 	var trouble trouble
 	for failures := 0; ctx.Err() == nil; {
 		assigned, err := m.join(ctx)
+		if err != nil {
+			m.crew.unjoined(ctx, err)
+		}
 		switch {
 		case err == nil:
 			failures = 0
@@ -118,8 +122,11 @@ func (c *Consumer) consume(ctx context.Context, m *member) error {
 			if err := c.serve(ctx, m, assigned); err != nil {
 				return err
 			}
+			if m.crew.fatal != nil {
+				return m.crew.fatal
+			}
 		case ctx.Err() != nil:
-		case errors.Is(err, kafkago.InvalidSessionTimeout), errors.Is(err, kafkago.InvalidGroupId):
+		case errors.Is(err, kafkago.InvalidSessionTimeout), errors.Is(err, kafkago.InvalidGroupId), errors.Is(err, kafkago.FencedInstanceID):
 			return err
 		case passing(err) && failures < 5:
 			// Somebody else came or went meanwhile, or the coordinator has just
@@ -135,7 +142,7 @@ func (c *Consumer) consume(ctx context.Context, m *member) error {
 			c.pause(ctx, failures)
 		}
 	}
-	return nil
+	return m.crew.disband(ctx)
 }
 
 // Pause stops beginning messages: those of some topics, or without any, all.

@@ -34,8 +34,7 @@ type generation struct {
 	progress *progress
 	logger   *slog.Logger
 
-	// ended ends when nothing new may begin, which end says; work when what
-	// runs has to stop too.
+	// ended ends when the group has another generation, which end says.
 	ended context.Context //nolint:containedctx // a generation is the scope of one
 	end   context.CancelCauseFunc
 
@@ -48,90 +47,91 @@ type generation struct {
 }
 
 // serve processes this member's partitions until the group rebalances or ctx
-// ends. It returns when nothing of it runs any more. The error is for Run's
-// caller, and only there when ctx has ended.
+// ends. When it returns cooperative members go on with theirs, and join again;
+// of others nothing runs any more. The error is for Run's caller, and only there
+// when ctx has ended.
 func (c *Consumer) serve(ctx context.Context, m *member, assigned *assignment) error {
 	g := &generation{
-		assignment: assigned, consumer: c, member: m, progress: newProgress(assigned.partitions),
+		assignment: assigned, consumer: c, member: m, progress: m.crew.progress,
 		logger: c.logger.With("generation", assigned.generation), heard: time.Now(),
 	}
+	m.crew.last = g
 	g.ended, g.end = context.WithCancelCause(ctx)
-	defer g.end(nil)
-	work, interrupt := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer interrupt(nil)
-	c.current.Store(g.progress)
-	c.assigned.Store(int64(len(assigned.partitions)))
-	c.cluster.budget.divide(len(assigned.partitions))
-	defer c.assigned.Store(0)
 	g.announce()
-
-	var workers sync.WaitGroup
+	var watchers sync.WaitGroup
+	defer watchers.Wait()
+	defer g.end(nil)
 	if !c.asked {
 		c.asked = true
-		workers.Go(func() { c.warnOfRetention(g.ended, c.config.Topics) })
-	}
-	observer := c.runner.Observer()
-	for id, committed := range assigned.partitions {
-		observer.Assigned(c.config.Inbox.Consumer, id.topic, id.id)
-		defer observer.Revoked(c.config.Inbox.Consumer, id.topic, id.id)
-		p := &partition{
-			consumer: c, id: id, progress: g.progress,
-			fetcher: fetcher{config: &c.config, cluster: c.cluster, partition: id, since: g.heard, replica: noReplica, topic: committed.topic},
-			logger:  g.logger.With("topic", id.topic, "partition", id.id),
-		}
-		workers.Go(func() { p.run(g.ended, work, committed.offset) })
+		watchers.Go(func() { c.warnOfRetention(g.ended, c.config.Topics) })
 	}
 	if assigned.counts != nil {
-		workers.Go(g.watch)
+		watchers.Go(g.watch)
 	}
-	// A member without partitions has no workers, and lasts as long.
-	workers.Go(func() { <-g.ended.Done() })
-	idle := make(chan struct{})
-	go func() {
-		workers.Wait()
-		close(idle)
-	}()
-	late := g.keep(ctx, idle, interrupt)
-	g.flush(ctx)
+	if moved := m.crew.assign(ctx, g); len(moved) > 0 {
+		late := g.giveUp(ctx, moved, "other members get them")
+		if ctx.Err() == nil {
+			return nil // and join again: now they can be assigned
+		}
+		return g.stop(ctx, late)
+	}
+	g.keep(ctx, g.ended.Done(), nil, nil)
+	if because := context.Cause(g.ended); ctx.Err() == nil && c.config.cooperative() &&
+		(errors.Is(because, errRebalance) || errors.Is(because, errNewcomers)) {
+		g.commit(ctx) // joining may take its time
+		return nil
+	}
+	return g.stop(ctx, false)
+}
+
+// stop gives up all partitions.
+func (g *generation) stop(ctx context.Context, late bool) error {
+	because := context.Cause(g.ended)
+	if ctx.Err() != nil {
+		because = errStop
+	}
+	late = g.giveUp(ctx, g.member.crew.running(), because) || late
 	if late && ctx.Err() != nil {
-		return fmt.Errorf("stopped after StopTimeout (%s): handlers had to be interrupted, their messages come again", c.config.StopTimeout)
+		return fmt.Errorf("stopped after StopTimeout (%s): handlers had to be interrupted, their messages come again", g.consumer.config.StopTimeout)
 	}
 	return nil
 }
 
-// keep sends heartbeats and commits offsets until all workers are idle. It is
-// the only one that talks to the coordinator. Members at work are kept in the
-// group: the coordinator waits for them, RebalanceTimeout long.
-func (g *generation) keep(ctx context.Context, idle <-chan struct{}, interrupt context.CancelCauseFunc) (late bool) {
+// giveUp ends the processing of partitions, and commits how far it went. It
+// reports whether handlers had to be interrupted.
+func (g *generation) giveUp(ctx context.Context, partitions []partitionID, because any) (late bool) {
+	crew := g.member.crew
+	g.logger.Info("giving up the partitions", "partitions", names(partitions), "because", because)
+	crew.end(partitions, errRebalance)
+	patience := time.NewTimer(g.consumer.config.StopTimeout)
+	defer patience.Stop()
+	late = g.keep(ctx, crew.idle(partitions), patience.C, func() { crew.interrupt(partitions) })
+	g.flush(ctx)
+	crew.drop(partitions)
+	return late
+}
+
+// keep sends heartbeats and commits offsets until it is done. It is the only
+// one that talks to the coordinator. Members at work are kept in the group: the
+// coordinator waits for them, RebalanceTimeout long.
+func (g *generation) keep(ctx context.Context, done <-chan struct{}, patience <-chan time.Time, interrupt func()) (late bool) {
 	config := &g.consumer.config
 	heartbeats := time.NewTicker(config.HeartbeatInterval)
 	defer heartbeats.Stop()
 	commits := time.NewTicker(config.CommitInterval)
 	defer commits.Stop()
-	ended := g.ended.Done()
-	var patience <-chan time.Time
 	for {
 		// What is asked while the generation lasts need not outlast it.
 		talk := g.ended
-		if ended == nil {
+		if g.ended.Err() != nil {
 			talk = context.WithoutCancel(ctx)
 		}
 		select {
-		case <-idle:
+		case <-done:
 			return late
-		case <-ended:
-			ended = nil
-			because := context.Cause(g.ended)
-			if ctx.Err() != nil {
-				because = errStop
-			}
-			g.logger.Info("giving up the partitions", "because", because)
-			timer := time.NewTimer(config.StopTimeout)
-			defer timer.Stop()
-			patience = timer.C
 		case <-patience:
 			late = true
-			interrupt(errLate)
+			interrupt()
 		case <-heartbeats.C:
 			g.beat(talk)
 		case <-commits.C:
@@ -144,16 +144,20 @@ func (g *generation) keep(ctx context.Context, idle <-chan struct{}, interrupt c
 }
 
 func (g *generation) announce() {
-	var names []string
-	for _, id := range slices.SortedFunc(maps.Keys(g.partitions), func(a, b partitionID) int { return slices.Compare([]byte(a.String()), []byte(b.String())) }) {
-		names = append(names, id.String())
-	}
-	g.logger.Info("consuming", "partitions", names)
+	g.logger.Info("consuming", "partitions", names(slices.Collect(maps.Keys(g.partitions))))
 	for topic, n := range g.counts {
 		if n == 0 {
 			g.logger.Warn("the topic does not exist, or may not be described by this user: waiting for it", "topic", topic)
 		}
 	}
+}
+
+func names(partitions []partitionID) (names []string) {
+	for _, id := range partitions {
+		names = append(names, id.String())
+	}
+	slices.Sort(names)
+	return names
 }
 
 // watch ends the generation when topics have other partitions than the leader
@@ -238,6 +242,7 @@ func (g *generation) follow(err error, trouble *trouble, what string) (failed bo
 		g.end(errRebalance)
 	case expelled(err):
 		g.stale = true
+		g.member.crew.fenced(err)
 		g.end(fmt.Errorf("the group goes on without this member: %w", err))
 		return true
 	case errors.Is(err, context.Canceled) || errors.Is(err, errRebalance) || errors.Is(err, errNewcomers):

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -14,7 +15,6 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/findcoordinator"
-	"github.com/segmentio/kafka-go/protocol/heartbeat"
 	"github.com/segmentio/kafka-go/protocol/joingroup"
 	"github.com/segmentio/kafka-go/protocol/leavegroup"
 	"github.com/segmentio/kafka-go/protocol/offsetcommit"
@@ -32,6 +32,10 @@ type member struct {
 	// after it was thrown out.
 	id         string
 	connection *connection
+	// generation is the last one; crew are the partitions that go on while the
+	// group rebalances.
+	generation int32
+	crew       *crew
 }
 
 // assignment is what a member got when the group last rebalanced.
@@ -58,6 +62,14 @@ func (p partitionID) String() string { return p.topic + "-" + strconv.Itoa(int(p
 // call sends a request to the coordinator, which it looks for first where
 // there is no connection.
 func (m *member) call(ctx context.Context, limit time.Duration, request protocol.Message) (protocol.Message, error) {
+	connection, err := m.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return connection.roundTrip(ctx, limit, request)
+}
+
+func (m *member) connect(ctx context.Context) (*connection, error) {
 	if !m.connection.usable() {
 		connection, err := m.dialCoordinator(ctx)
 		if err != nil {
@@ -65,7 +77,7 @@ func (m *member) call(ctx context.Context, limit time.Duration, request protocol
 		}
 		m.connection = connection
 	}
-	return m.connection.roundTrip(ctx, limit, request)
+	return m.connection, nil
 }
 
 func (m *member) dialCoordinator(ctx context.Context) (*connection, error) {
@@ -94,8 +106,11 @@ func (m *member) explain(what string, code int16) error {
 	switch reason {
 	case kafkago.GroupCoordinatorNotAvailable, kafkago.NotCoordinatorForGroup:
 		m.hangUp()
-	case kafkago.UnknownMemberId, kafkago.FencedInstanceID:
+	case kafkago.UnknownMemberId:
 		m.id = ""
+	case kafkago.FencedInstanceID:
+		m.id = ""
+		return fmt.Errorf("%w: another process has joined as InstanceID %q: give each process one of its own", err, m.config.InstanceID)
 	case kafkago.GroupAuthorizationFailed:
 		return fmt.Errorf("%w: allow this user READ on the group", err)
 	case kafkago.InvalidSessionTimeout:
@@ -114,7 +129,10 @@ func (m *member) join(ctx context.Context) (*assignment, error) {
 		return nil, err
 	}
 	result := &assignment{generation: joined.GenerationID}
-	request := &syncgroup.Request{GroupID: m.config.Group, GenerationID: joined.GenerationID, MemberID: m.id}
+	m.generation = joined.GenerationID
+	request := &syncgroup.Request{
+		GroupID: m.config.Group, GenerationID: joined.GenerationID, MemberID: m.id, GroupInstanceID: m.config.InstanceID,
+	}
 	if joined.LeaderID == m.id {
 		result.members = len(joined.Members)
 		if request.Assignments, result.counts, err = m.share(ctx, joined); err != nil {
@@ -144,6 +162,7 @@ func (m *member) joinGroup(ctx context.Context) (*joingroup.Response, error) {
 		SessionTimeoutMS:   milliseconds(m.config.SessionTimeout),
 		RebalanceTimeoutMS: milliseconds(m.config.RebalanceTimeout),
 		ProtocolType:       "consumer",
+		GroupInstanceID:    m.config.InstanceID,
 	}
 	for _, balancer := range m.config.GroupBalancers {
 		userData, err := balancer.UserData()
@@ -151,7 +170,7 @@ func (m *member) joinGroup(ctx context.Context) (*joingroup.Response, error) {
 			return nil, fmt.Errorf("GroupBalancer %s: %w", balancer.ProtocolName(), err)
 		}
 		request.Protocols = append(request.Protocols, joingroup.RequestProtocol{
-			Name: balancer.ProtocolName(), Metadata: encodeSubscription(m.config.Topics, userData),
+			Name: balancer.ProtocolName(), Metadata: m.subscribe(balancer.ProtocolName(), userData),
 		})
 	}
 	for {
@@ -175,17 +194,31 @@ func (m *member) joinGroup(ctx context.Context) (*joingroup.Response, error) {
 	}
 }
 
+// subscribe says what this member wants.
+func (m *member) subscribe(protocol string, userData []byte) []byte {
+	wanted := subscription{topics: m.config.Topics, userData: userData, generation: -1}
+	if protocol != cooperativeSticky {
+		return wanted.encode(false)
+	}
+	if m.crew != nil && m.id != "" {
+		wanted.owned, wanted.generation = m.crew.owned(), m.generation
+	}
+	// Where version 1 is all that others read.
+	wanted.userData = appendInt32(nil, wanted.generation)
+	return wanted.encode(true)
+}
+
 // share is the leader's work: it assigns the partitions to the members.
 func (m *member) share(ctx context.Context, joined *joingroup.Response) ([]syncgroup.RequestAssignment, map[string]int, error) {
-	members := make([]kafkago.GroupMember, 0, len(joined.Members))
+	wants := make(map[string]subscription)
 	var topics []string
 	for _, other := range joined.Members {
-		wanted, userData, err := decodeSubscription(other.Metadata)
+		wanted, err := decodeSubscription(other.Metadata)
 		if err != nil {
-			return nil, nil, fmt.Errorf("consumer group %q: member %s: %w", m.config.Group, other.MemberID, err)
+			return nil, nil, fmt.Errorf("consumer group %q: the metadata of member %s: %w", m.config.Group, other.MemberID, err)
 		}
-		members = append(members, kafkago.GroupMember{ID: other.MemberID, Topics: wanted, UserData: userData})
-		topics = append(topics, wanted...)
+		wants[other.MemberID] = wanted
+		topics = append(topics, wanted.topics...)
 	}
 	slices.Sort(topics)
 	topics = slices.Compact(topics)
@@ -193,26 +226,49 @@ func (m *member) share(ctx context.Context, joined *joingroup.Response) ([]syncg
 	if err != nil {
 		return nil, nil, err
 	}
-	var assigned kafkago.GroupMemberAssignments
-	for _, balancer := range m.config.GroupBalancers {
-		if balancer.ProtocolName() == joined.ProtocolName {
-			assigned = balancer.AssignGroups(members, known.partitions(topics))
-		}
-	}
-	if assigned == nil {
-		return nil, nil, fmt.Errorf("consumer group %q: the coordinator chose balancer %q, which this member did not offer", m.config.Group, joined.ProtocolName)
+	assigned, err := m.balance(joined.ProtocolName, wants, known.partitions(topics))
+	if err != nil {
+		return nil, nil, err
 	}
 	var list []syncgroup.RequestAssignment
-	for _, other := range members {
+	for id := range wants {
 		partitions := make(map[string][]int32)
-		for topic, ids := range assigned[other.ID] {
-			for _, id := range ids {
-				partitions[topic] = append(partitions[topic], int32(id)) //nolint:gosec // it was an int32
-			}
+		for _, p := range assigned[id] {
+			partitions[p.topic] = append(partitions[p.topic], p.id)
 		}
-		list = append(list, syncgroup.RequestAssignment{MemberID: other.ID, Assignment: encodeAssignment(partitions)})
+		list = append(list, syncgroup.RequestAssignment{MemberID: id, Assignment: encodeAssignment(partitions)})
 	}
 	return list, known.counts(topics), nil
+}
+
+// balance assigns by the balancer that the coordinator chose.
+func (m *member) balance(protocol string, wants map[string]subscription, partitions []kafkago.Partition) (map[string][]partitionID, error) {
+	if protocol == cooperativeSticky {
+		all := make([]partitionID, len(partitions))
+		for i, p := range partitions {
+			all[i] = partitionID{p.Topic, int32(p.ID)} //nolint:gosec // it was an int32
+		}
+		return cooperate(wants, all), nil
+	}
+	for _, balancer := range m.config.GroupBalancers {
+		if balancer.ProtocolName() != protocol {
+			continue
+		}
+		members := make([]kafkago.GroupMember, 0, len(wants))
+		for _, id := range slices.Sorted(maps.Keys(wants)) {
+			members = append(members, kafkago.GroupMember{ID: id, Topics: wants[id].topics, UserData: wants[id].userData})
+		}
+		assigned := make(map[string][]partitionID)
+		for id, topics := range balancer.AssignGroups(members, partitions) {
+			for topic, ids := range topics {
+				for _, partition := range ids {
+					assigned[id] = append(assigned[id], partitionID{topic, int32(partition)}) //nolint:gosec // it was an int32
+				}
+			}
+		}
+		return assigned, nil
+	}
+	return nil, fmt.Errorf("consumer group %q: the coordinator chose balancer %q, which this member did not offer", m.config.Group, protocol)
 }
 
 // committed returns the group's offsets of partitions.
@@ -247,16 +303,32 @@ func (m *member) committed(ctx context.Context, partitions map[string][]int32) (
 	return offsets, nil
 }
 
-// heartbeat tells the coordinator that this member lives.
+// heartbeat tells the coordinator that this member lives. Kafka-go takes the
+// throttle time of later versions for the error.
 func (m *member) heartbeat(ctx context.Context, generation int32) error {
-	message, err := m.call(ctx, requestTimeout, &heartbeat.Request{GroupID: m.config.Group, GenerationID: generation, MemberID: m.id})
+	connection, err := m.connect(ctx)
 	if err != nil {
 		return err
 	}
-	if code := message.(*heartbeat.Response).ErrorCode; code != 0 {
+	version := connection.versions[protocol.Heartbeat]
+	b := appendString(nil, m.config.Group)
+	b = appendInt32(b, generation)
+	b = appendString(b, m.id)
+	if version >= 3 {
+		b = appendNullable(b, m.config.InstanceID)
+	}
+	response, err := connection.exchange(ctx, requestTimeout, protocol.Heartbeat, version, b, nil)
+	if err != nil {
+		return err
+	}
+	r := reader{rest: response}
+	if version >= 1 {
+		r.int32() // throttled
+	}
+	if code := r.int16(); code != 0 {
 		return m.explain("heartbeat", code)
 	}
-	return nil
+	return r.err
 }
 
 // commit records offsets of this member's partitions. An error means that none
@@ -264,7 +336,7 @@ func (m *member) heartbeat(ctx context.Context, generation int32) error {
 // the generation any more, so what was assigned to somebody else since is
 // never set back.
 func (m *member) commit(ctx context.Context, generation int32, positions map[partitionID]position) error {
-	request := &offsetcommit.Request{GroupID: m.config.Group, GenerationID: generation, MemberID: m.id, RetentionTimeMs: -1}
+	request := &offsetcommit.Request{GroupID: m.config.Group, GenerationID: generation, MemberID: m.id, GroupInstanceID: m.config.InstanceID, RetentionTimeMs: -1}
 	byTopic := make(map[string]int)
 	for p, position := range positions {
 		index, ok := byTopic[p.topic]
@@ -317,9 +389,10 @@ func decodeNote(note string) (topic topicID) {
 }
 
 // leave tells the coordinator, which then shares out the partitions at once
-// instead of after SessionTimeout.
+// instead of after SessionTimeout. A static member stays, for when it comes
+// back.
 func (m *member) leave(ctx context.Context) error {
-	if m.id == "" {
+	if m.id == "" || m.config.InstanceID != "" {
 		return nil
 	}
 	message, err := m.call(ctx, requestTimeout, &leavegroup.Request{GroupID: m.config.Group, Members: []leavegroup.RequestMember{{MemberID: m.id}}})

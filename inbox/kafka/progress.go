@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"context"
-	"maps"
 	"sync"
 )
 
@@ -31,13 +30,10 @@ type position struct {
 	topic  topicID
 }
 
-func newProgress(committed map[partitionID]position) *progress {
-	offsets, topics := make(map[partitionID]int64), make(map[partitionID]topicID)
-	for id, position := range committed {
-		offsets[id], topics[id] = position.offset, position.topic
-	}
+func newProgress() *progress {
 	return &progress{
-		done: offsets, committed: maps.Clone(offsets), topics: topics, known: maps.Clone(topics), ends: make(map[partitionID]int64),
+		done: make(map[partitionID]int64), committed: make(map[partitionID]int64), ends: make(map[partitionID]int64),
+		topics: make(map[partitionID]topicID), known: make(map[partitionID]topicID),
 		changed: make(chan struct{}), urgent: make(chan struct{}, 1),
 	}
 }
@@ -47,6 +43,24 @@ func (p *progress) settle(partition partitionID, offset int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done[partition] = offset
+}
+
+// add begins with a partition, remove ends with it.
+func (p *progress) add(partition partitionID, from position) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done[partition], p.committed[partition] = from.offset, from.offset
+	p.topics[partition], p.known[partition] = from.topic, from.topic
+}
+
+func (p *progress) remove(partition partitionID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.done, partition)
+	delete(p.committed, partition)
+	delete(p.topics, partition)
+	delete(p.known, partition)
+	delete(p.ends, partition)
 }
 
 // identify says which topic is read.
@@ -100,6 +114,9 @@ func (p *progress) recorded(positions map[partitionID]position) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for partition, position := range positions {
+		if _, ok := p.done[partition]; !ok {
+			continue // given up meanwhile
+		}
 		p.committed[partition], p.known[partition] = position.offset, position.topic
 	}
 	close(p.changed)
