@@ -94,7 +94,22 @@ func (c *cluster) get(ctx context.Context, since time.Time) (layout, error) {
 	return known, nil
 }
 
-// of asks a broker for topics that other members of the group want.
+// follow has get ask for other topics from now on.
+func (c *cluster) follow(ctx context.Context, topics []string) error {
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	c.topics = topics
+	known := *c.layout.Load()
+	known.at = time.Time{}
+	c.layout.Store(&known)
+	return nil
+}
+
+// of asks a broker for topics that other members of the group want; nil is all.
 func (c *cluster) of(ctx context.Context, topics []string) (layout, error) {
 	select {
 	case c.turn <- struct{}{}:

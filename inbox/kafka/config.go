@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"regexp"
 	"slices"
 	"time"
 
@@ -16,8 +17,8 @@ import (
 	"github.com/outboxrelay/relay/inbox/internal/consume"
 )
 
-// Config is what a Consumer needs. Brokers, Group, Topics, Inbox, DB and one of
-// Handler and BatchHandler are required.
+// Config is what a Consumer needs. Brokers, Group, Topics or TopicPattern, Inbox,
+// DB and one of Handler and BatchHandler are required.
 type Config struct {
 	// Brokers are host:port of some of the cluster's brokers.
 	Brokers []string
@@ -29,6 +30,11 @@ type Config struct {
 	// should have the same Topics and the same Inbox.Consumer.
 	Group  string
 	Topics []string
+	// TopicPattern names topics beside Topics, or in their place: all whose whole
+	// name it matches, but Kafka's internal ones and OnPoison's. Those that are
+	// made later are found within seconds, and read as StartOffset says. The user
+	// needs DESCRIBE on them.
+	TopicPattern *regexp.Regexp
 	// StartOffset is where a partition begins of which the group has not
 	// committed an offset: kafka.FirstOffset, the default, or
 	// kafka.LastOffset, which passes over everything that was published before
@@ -261,8 +267,8 @@ func (c *Config) check() error {
 	if c.Group == "" {
 		fault("Group: missing: name the consumer group")
 	}
-	if len(c.Topics) == 0 {
-		fault("Topics: missing: name at least one")
+	if len(c.Topics) == 0 && c.TopicPattern == nil {
+		fault("Topics: missing: name at least one, or set TopicPattern")
 	}
 	if slices.Contains(c.Topics, "") {
 		fault("Topics: one of them is empty")

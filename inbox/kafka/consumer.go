@@ -42,10 +42,7 @@ func New(config Config) (*Consumer, error) {
 	if err := config.check(); err != nil {
 		return nil, fmt.Errorf("inbox/kafka: %w", err)
 	}
-	topics := slices.Clone(config.Topics)
-	if dead, ok := config.OnPoison.(DeadLetter); ok {
-		topics = append(topics, dead.Topic)
-	}
+	topics := append(slices.Clone(config.Topics), deadLetterTopics(&config)...)
 	logger := config.Logger.With("consumer", config.Inbox.Consumer, "group", config.Group)
 	c := &Consumer{
 		config:  config,
@@ -85,7 +82,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	defer c.running.Store(false)
 	defer c.cluster.close()
 	c.asked = false
-	m := &member{config: &c.config, cluster: c.cluster, crew: newCrew(c)}
+	m := &member{config: &c.config, cluster: c.cluster, crew: newCrew(c), topics: newTopics(&c.config, c.cluster)}
 	c.current.Store(m.crew.progress)
 	defer m.hangUp()
 	c.reach.unknown()

@@ -63,10 +63,12 @@ func (c *Consumer) serve(ctx context.Context, m *member, assigned *assignment) e
 	defer g.end(nil)
 	if !c.asked {
 		c.asked = true
-		watchers.Go(func() { c.warnOfRetention(g.ended, c.config.Topics) })
+		watchers.Go(func() { c.warnOfRetention(g.ended, m.topics.wanted) })
 	}
-	if assigned.counts != nil {
-		watchers.Go(g.watch)
+	c.reach.read(m.topics.wanted)
+	if assigned.counts != nil || c.config.TopicPattern != nil || c.config.InstanceID != "" {
+		wanted := slices.Clone(m.topics.wanted)
+		watchers.Go(func() { g.watch(wanted) })
 	}
 	if moved := m.crew.assign(ctx, g); len(moved) > 0 {
 		late := g.giveUp(ctx, moved, "other members get them")
@@ -161,9 +163,10 @@ func names(partitions []partitionID) (names []string) {
 }
 
 // watch ends the generation when topics have other partitions than the leader
-// has assigned.
-func (g *generation) watch() {
-	topics := slices.Sorted(maps.Keys(g.counts))
+// has assigned, or a pattern matches other topics. A static member that comes
+// back is not told that it leads: it watches its own topics.
+func (g *generation) watch(wanted []string) {
+	counts := g.counts
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	for {
@@ -171,10 +174,26 @@ func (g *generation) watch() {
 		case <-g.ended.Done():
 			return
 		case <-ticker.C:
-			known, err := g.consumer.cluster.of(g.ended, topics)
-			if err == nil && !maps.Equal(known.counts(topics), g.counts) {
-				g.end(errNewcomers)
-			}
+		}
+		if changed, err := g.member.topics.refresh(g.ended); err == nil && changed {
+			g.end(errNewcomers)
+			return
+		}
+		topics := wanted
+		if g.counts != nil {
+			topics = slices.Sorted(maps.Keys(g.counts))
+		}
+		known, err := g.consumer.cluster.of(g.ended, topics)
+		if err != nil {
+			continue
+		}
+		found := known.counts(topics)
+		if counts == nil {
+			counts = found
+		}
+		if !maps.Equal(found, counts) {
+			g.end(errNewcomers)
+			return
 		}
 	}
 }

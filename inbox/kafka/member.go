@@ -27,6 +27,7 @@ import (
 type member struct {
 	config  *Config
 	cluster *cluster
+	topics  *topics
 
 	// id is what the coordinator calls this member, empty before it joined and
 	// after it was thrown out.
@@ -124,6 +125,9 @@ func (m *member) explain(what string, code int16) error {
 // join takes part in a rebalance until the group has shared out its
 // partitions.
 func (m *member) join(ctx context.Context) (*assignment, error) {
+	if _, err := m.topics.refresh(ctx); err != nil {
+		return nil, err
+	}
 	joined, err := m.joinGroup(ctx)
 	if err != nil {
 		return nil, err
@@ -196,7 +200,7 @@ func (m *member) joinGroup(ctx context.Context) (*joingroup.Response, error) {
 
 // subscribe says what this member wants.
 func (m *member) subscribe(protocol string, userData []byte) []byte {
-	wanted := subscription{topics: m.config.Topics, userData: userData, generation: -1}
+	wanted := subscription{topics: m.topics.wanted, userData: userData, generation: -1}
 	if protocol != cooperativeSticky {
 		return wanted.encode(false)
 	}

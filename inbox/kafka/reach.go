@@ -13,6 +13,8 @@ type reach struct {
 	config *Config
 
 	mu sync.Mutex
+	// topics are those that are read.
+	topics []string
 	// member: the coordinator answers.
 	member bool
 	// troubled are partitions that cannot be read.
@@ -22,7 +24,7 @@ type reach struct {
 }
 
 func newReach(config *Config) *reach {
-	return &reach{config: config, troubled: make(map[partitionID]bool), up: make(map[string]bool)}
+	return &reach{config: config, topics: config.Topics, troubled: make(map[partitionID]bool), up: make(map[string]bool)}
 }
 
 // unknown is called when Run begins.
@@ -32,6 +34,14 @@ func (r *reach) unknown() {
 	r.member = false
 	clear(r.troubled)
 	clear(r.up) // so that all of it is told
+	r.tell()
+}
+
+// read says which topics are read.
+func (r *reach) read(topics []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.topics = slices.Clone(topics)
 	r.tell()
 }
 
@@ -66,7 +76,7 @@ func (r *reach) tell() {
 	if r.config.Inbox.Observer == nil {
 		return
 	}
-	for _, topic := range slices.Compact(slices.Sorted(slices.Values(r.config.Topics))) {
+	for _, topic := range slices.Compact(slices.Sorted(slices.Values(r.topics))) {
 		up := r.member
 		for id := range r.troubled {
 			up = up && id.topic != topic
