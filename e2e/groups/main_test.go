@@ -26,7 +26,7 @@ import (
 func TestMain(m *testing.M) { os.Exit(scenario.Main(m)) }
 
 // patience is how long a condition may take to come true on a busy machine.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // stage is a Kafka of its own, with a topic, and a database for the effects.
 type stage struct {
