@@ -67,7 +67,7 @@ func TestRouter(t *testing.T) {
 		{"OrderShipped", `{}`, []string{`"OrderShipped"`, "OrderPlaced, OrdersPlaced", "Router.Default(inbox.Ignore)"}},
 	} {
 		err := run(test.messageType, test.payload)
-		if _, permanent := errors.AsType[*failure.Permanent](err); !permanent {
+		if _, permanent := errors.AsType[*failure.PermanentError](err); !permanent {
 			t.Errorf("%s %s: %v is not permanent", test.messageType, test.payload, err)
 			continue
 		}

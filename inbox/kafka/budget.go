@@ -12,13 +12,15 @@ import (
 const turnLasts = time.Second
 
 // budget bounds what the partitions of a consumer hold of what the brokers
-// sent. Half of it is shared out evenly, so that no partition waits for a
+// sent. A quarter is for messages that are being processed, in equal parts. Of the
+// rest, total, half is shared out evenly, so that no partition waits for a
 // handler of another one. The other half is for what does not fit into a share:
 // large batches and the windows of decompressors. There partitions take turns:
 // a response that has held some of it for long is given up for who waits, and
 // its partition fetches the rest again.
 type budget struct {
 	mu         sync.Mutex
+	windows    int
 	total      int
 	partitions int
 	// free is what is left of the common half, waiting are those who want of it.
@@ -33,8 +35,16 @@ type claim struct {
 	granted chan struct{}
 }
 
-func newBudget(total int) *budget {
-	return &budget{total: total, free: total / 2, partitions: 1, holders: make(map[*lease]time.Time)}
+func newBudget(bytes int) *budget {
+	total := bytes - bytes/4
+	return &budget{windows: bytes / 4, total: total, free: total / 2, partitions: 1, holders: make(map[*lease]time.Time)}
+}
+
+// window is what each partition's messages may take while they are processed.
+func (b *budget) window() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return max(b.windows/b.partitions, 1)
 }
 
 // divide says how many partitions share the budget.

@@ -115,14 +115,14 @@ type Config struct {
 	// sends it, that is compressed; 1 MiB by default. It is less where there are
 	// many partitions, see MaxBytes. A single larger batch is read all the same.
 	FetchBytes int
-	// MaxBytes bounds what is in memory of all partitions: the responses as the
-	// broker sent them, and what decompressing them takes, which is done while
-	// they are read; 64 MiB by default. Half of it is shared out evenly among
-	// the assigned partitions, and each fetches up to half of its share at a
-	// time; the other half is for batches that do not fit in a share, for which
-	// partitions take turns. A batch that is larger than that is read alone.
-	// Beside it there is a message for each partition, or the messages of a
-	// BatchHandler, up to FetchBytes.
+	// MaxBytes bounds what is in memory of all partitions: messages that are
+	// being processed, the responses as the broker sent them, and what
+	// decompressing them takes, which is done while they are read; 64 MiB by
+	// default. A quarter is for the messages; half of the rest is shared out
+	// evenly among the assigned partitions, and each fetches up to half of its
+	// share at a time; the other half is for batches that do not fit in a share,
+	// for which partitions take turns. A batch that is larger than that is read
+	// alone, and each partition has one message, however large.
 	MaxBytes int
 	// FetchWait is how long the broker waits for a message before it answers
 	// that there is none; 1 s by default.

@@ -38,7 +38,9 @@ func (p *partition) run(ended, work context.Context, committed int64) {
 	if !p.start(ended, committed) {
 		return
 	}
-	p.window = newWindow(p.next, p.consumer.config.ahead(), p.consumer.config.FetchBytes, func(offset int64) { p.progress.settle(p.id, offset) })
+	p.window = newWindow(p.next, p.consumer.config.ahead(),
+		func() int { return min(p.consumer.config.FetchBytes, p.consumer.cluster.budget.window()) },
+		func(offset int64) { p.progress.settle(p.id, offset) })
 	queue := p.consumer.runner.NewQueue(ended, p.logger)
 	queue.Acknowledge = p.window.settle
 	var workers sync.WaitGroup
@@ -59,8 +61,10 @@ func (p *partition) run(ended, work context.Context, committed int64) {
 			continue
 		}
 		if recreated, ok := errors.AsType[*recreatedError](err); ok {
-			p.window.drain(ended) // what is processed is of the old topic
-			if !p.restart(ended, recreated) {
+			// What is at work is of the old topic, and must not be committed as an
+			// offset of the new one.
+			p.window.drain(ended)
+			if ended.Err() != nil || !p.restart(ended, recreated) {
 				return
 			}
 			p.window.reset(p.next)

@@ -21,7 +21,8 @@ const (
 type window struct {
 	// ahead and bytes bound it: the messages, and the contents of those that are
 	// not settled, though one is always taken.
-	ahead, bytes int
+	ahead int
+	bytes func() int
 	// advanced is called with each new first offset, one call at a time.
 	advanced func(offset int64)
 
@@ -41,7 +42,7 @@ type entry struct {
 	settled bool
 }
 
-func newWindow(next int64, ahead, bytes int, advanced func(int64)) *window {
+func newWindow(next int64, ahead int, bytes func() int, advanced func(int64)) *window {
 	return &window{ahead: ahead, bytes: bytes, advanced: advanced, next: next, room: make(chan struct{})}
 }
 
@@ -53,7 +54,7 @@ func (w *window) add(ctx context.Context, item *consume.Item) bool {
 	size := sizeOf(item)
 	for {
 		w.mu.Lock()
-		if len(w.entries) < w.ahead && (w.held == 0 || w.held+size <= w.bytes) {
+		if len(w.entries) < w.ahead && (w.held == 0 || w.held+size <= w.bytes()) {
 			w.entries = append(w.entries, entry{offset: item.Source.Offset, size: size})
 			w.next = item.Source.Offset + 1
 			w.held += size

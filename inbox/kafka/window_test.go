@@ -14,7 +14,7 @@ import (
 // that is not settled, and never goes back.
 func TestWindow(t *testing.T) {
 	var committed int64
-	w := newWindow(100, 50, 1<<20, func(offset int64) {
+	w := newWindow(100, 50, func() int { return 1 << 20 }, func(offset int64) {
 		if offset <= committed {
 			t.Errorf("%d after %d", offset, committed)
 		}
@@ -59,7 +59,7 @@ func TestWindow(t *testing.T) {
 // TestWindowIsBounded waits for room, by number and by size; one message always
 // has it.
 func TestWindowIsBounded(t *testing.T) {
-	w := newWindow(0, 3, 10_000, func(int64) {})
+	w := newWindow(0, 3, func() int { return 10_000 }, func(int64) {})
 	item := func(offset int64, size int) *consume.Item {
 		return &consume.Item{Message: inbox.Message{Payload: make([]byte, size), Source: inbox.KafkaSource("orders", 0, offset)}}
 	}
