@@ -132,13 +132,15 @@ func TestInboxKafkaKilled(t *testing.T) {
 	t.Parallel()
 	shared := servers.FromEnvironment()
 	for _, test := range []struct {
-		name                 string
-		processes, batch     int
-		crash                float64
-		messages, leastKills int
+		name                          string
+		processes, concurrency, batch int
+		crash                         float64
+		messages, leastKills          int
 	}{
-		{"one by one", 3, 0, 0.01, 1800, 6},
-		{"batches", 2, 20, 0.1, 2400, 5},
+		{"one by one", 3, 1, 0, 0.01, 1800, 6},
+		{"batches", 2, 1, 20, 0.1, 2400, 5},
+		{"by key", 2, 4, 0, 0.01, 1800, 6},
+		{"batches by key", 2, 3, 10, 0.05, 2400, 5},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -147,7 +149,7 @@ func TestInboxKafkaKilled(t *testing.T) {
 			group := "consumer-" + k.topic
 			finished := func() bool { return k.done() == k.published && k.lag(group) == 0 }
 			k.mortals(test.processes, test.leastKills, finished, "--broker", "kafka", "--database", k.database.URL, "--url", shared.KafkaBrokers[0],
-				"--source", k.topic, "--name", group, "--batch", strconv.Itoa(test.batch), "--crash", fmt.Sprint(test.crash))
+				"--source", k.topic, "--name", group, "--concurrency", strconv.Itoa(test.concurrency), "--batch", strconv.Itoa(test.batch), "--crash", fmt.Sprint(test.crash))
 			k.check(true)
 			if n := k.lag(group); n != 0 {
 				t.Errorf("%d messages are not committed", n)

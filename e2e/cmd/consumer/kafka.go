@@ -14,6 +14,7 @@ func consumeKafka(ctx context.Context, o options, db inbox.Beginner) error {
 		Brokers: strings.Split(o.url, ","), Group: o.name, Topics: []string{o.source},
 		Inbox: o.inbox(), DB: db,
 		SessionTimeout: o.session, HeartbeatInterval: o.session / 5,
+		Concurrency:    o.concurrency,
 		CommitInterval: 200 * time.Millisecond, MaxAttempts: maxAttempts,
 		Backoff: kafka.Backoff{Initial: 10 * time.Millisecond, Max: 200 * time.Millisecond},
 	}
