@@ -58,16 +58,22 @@ func newStage(t *testing.T, options servers.KafkaOptions, partitions int) *stage
 	if err := broker.CreateTopic(t.Context(), s.topic, partitions, nil); err != nil {
 		t.Fatal(err)
 	}
-	conn, err := pgx.Connect(t.Context(), s.db.URL)
+	s.migrate()
+	return s
+}
+
+// migrate makes the tables.
+func (s *stage) migrate() {
+	s.t.Helper()
+	conn, err := pgx.Connect(s.t.Context(), s.db.URL)
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(context.Background()) }()
-	if err := (migrations.Target{Schema: "public", Table: "inbox", Set: migrations.Inbox}).Apply(t.Context(), conn, nil); err != nil {
-		t.Fatal(err)
+	if err := (migrations.Target{Schema: "public", Table: "inbox", Set: migrations.Inbox}).Apply(s.t.Context(), conn, nil); err != nil {
+		s.t.Fatal(err)
 	}
-	s.db.Exec(t, `CREATE TABLE effects (n bigint GENERATED ALWAYS AS IDENTITY, at timestamptz NOT NULL DEFAULT clock_timestamp(), message_id text NOT NULL, partition int NOT NULL, "offset" bigint NOT NULL)`)
-	return s
+	s.db.Exec(s.t, `CREATE TABLE effects (n bigint GENERATED ALWAYS AS IDENTITY, at timestamptz NOT NULL DEFAULT clock_timestamp(), message_id text NOT NULL, partition int NOT NULL, "offset" bigint NOT NULL)`)
 }
 
 func id(n int) string { return fmt.Sprintf("00000000-0000-7000-8000-%012d", n) }
@@ -104,8 +110,13 @@ func effect(ctx context.Context, tx pgx.Tx, m inbox.Message) error {
 }
 
 func (s *stage) config(log *log) kafka.Config {
+	var brokers []string
+	if s.kafka != nil {
+		brokers = s.kafka.Brokers()
+	}
 	return kafka.Config{
-		Brokers: s.kafka.Brokers(), Group: "shipping", Topics: []string{s.topic},
+		Brokers: brokers,
+		Group:   "shipping", Topics: []string{s.topic},
 		Inbox: &inbox.Inbox{Consumer: "shipping", Retention: 30 * 24 * time.Hour}, DB: s.db.Pool, Handler: effect,
 		Backoff:           kafka.Backoff{Initial: 10 * time.Millisecond, Max: 200 * time.Millisecond},
 		HeartbeatInterval: 200 * time.Millisecond, SessionTimeout: 10 * time.Second,

@@ -164,7 +164,7 @@ func (n *KafkaNode) brokerProperties() map[string]string {
 // prepare writes the node's configuration.
 func (n *KafkaNode) prepare() error {
 	return writeProperties(n.config(), with(n.properties, map[string]string{
-		"node.id": strconv.Itoa(n.ID), "log.dirs": n.dataPath(),
+		"node.id": strconv.Itoa(n.ID), "log.dirs": n.dataPath(), "broker.rack": n.Rack(),
 	}))
 }
 
@@ -226,6 +226,9 @@ func (n *KafkaNode) Start(ctx context.Context) error {
 
 // Stop stops the broker in order, by SIGTERM: it hands its partitions over.
 func (n *KafkaNode) Stop() error { return n.stop(syscall.SIGTERM, time.Minute) }
+
+// Rack is where the node says that it is, another place for each.
+func (n *KafkaNode) Rack() string { return "rack-" + strconv.Itoa(n.ID) }
 
 // Address is the plaintext listener's.
 func (n *KafkaNode) Address() string { return n.ports[0].address() }
