@@ -65,11 +65,16 @@
 // that ignores its context is named in the log, and nothing of its partition
 // is processed before it returns.
 //
+// With CooperativeSticky as the only balancer members go on with their partitions
+// meanwhile, and give up only those that move. With InstanceID a member that is
+// restarted has its partitions again, and the group does not rebalance.
+//
 // # Memory
 //
-// A partition is read when what was read before is being processed: one response,
-// of FetchBytes, is in memory for each assigned partition, and decompressed, and
-// beside it the messages that wait or are at work, of FetchBytes too.
+// A partition is read when what was read before is being processed. Responses
+// stay in memory as the broker sent them, and are decompressed while they are
+// read, one record at a time. Config.MaxBytes bounds what all partitions together
+// have in memory of them and of the messages that wait or are at work.
 //
 // # Why not kafka.Reader
 //
@@ -80,10 +85,14 @@
 // LastOffset passes over what was published before its first commit (#904,
 // #1319). Its ConsumerGroup, below it, stops sending heartbeats when a
 // rebalance begins, so that handlers would have to finish within the session's
-// timeout; cannot be stopped while it joins, and then does not leave. So this
-// package is a group member of its own, by the same classic protocol
-// (balancers range and roundrobin, or any kafka.GroupBalancer), on kafka-go's
-// encoding of requests: commits carry their generation, which the broker
-// checks, and offsets of kafka.LastOffset are committed before anything is
-// read.
+// timeout; cannot be stopped while it joins, and then does not leave. Neither
+// knows static members or cooperative rebalancing. So this package is a group
+// member of its own, by the same classic protocol (balancers range, roundrobin
+// and CooperativeSticky, or any kafka.GroupBalancer), on kafka-go's encoding of
+// requests: commits carry their generation, which the broker checks, and
+// offsets of kafka.LastOffset are committed before anything is read.
+//
+// Fetch, Metadata and Heartbeat are encoded here, in the versions that know
+// topics' ids, racks and static members. So are record batches: kafka-go
+// decompresses a whole response at once, and panics on formats 0 and 1.
 package kafka
