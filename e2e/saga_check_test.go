@@ -40,7 +40,9 @@ func (s *saga) states() []sagaState {
 // the same in all of them, and nothing of money and goods lost or made.
 func (s *saga) checkEffects() (violations []string) {
 	s.t.Helper()
-	violate := func(format string, arguments ...any) { violations = append(violations, fmt.Sprintf(format, arguments...)) }
+	violate := func(format string, arguments ...any) {
+		violations = append(violations, fmt.Sprintf(format, arguments...))
+	}
 	states := map[string]sagaState{}
 	for _, state := range s.states() {
 		states[state.ID] = state
@@ -135,7 +137,9 @@ func (s *saga) checkConserved(violate func(string, ...any), service *sagaService
 // its cause and its saga.
 func (s *saga) checkMessages() (violations []string) {
 	s.t.Helper()
-	violate := func(format string, arguments ...any) { violations = append(violations, fmt.Sprintf(format, arguments...)) }
+	violate := func(format string, arguments ...any) {
+		violations = append(violations, fmt.Sprintf(format, arguments...))
+	}
 	type message struct{ ID, Key, Type, Correlation, Causation string }
 	written := map[string][]message{}
 	roots := map[string]string{}

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"context"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -81,7 +82,7 @@ func pack(codec compress.Compression, content []byte) []byte {
 }
 
 func newRead(next, stable int64, content ...[]byte) *records {
-	r := newRecords(nil, partitionID{"orders", 3}, next, &lease{budget: newBudget(1 << 30), own: 1 << 29}) //nolint:staticcheck // it never waits
+	r := newRecords(context.Background(), partitionID{"orders", 3}, next, &lease{budget: newBudget(1 << 30), own: 1 << 29})
 	r.stable = stable
 	r.rest = slices.Concat(content...)
 	return r

@@ -46,9 +46,9 @@ func TestTextThatUTF8DoesNotHave(t *testing.T) {
 				text := `convert_from('` + bad + `'::bytea, '` + encoding + `')`
 				db.Exec(t, `INSERT INTO outbox (topic, key) SELECT 't', 'key-' || i % 10 FROM generate_series(1, 100) i`, // 1 to 100
 					`INSERT INTO outbox (topic, key, type) VALUES ('t', 'key-1', `+text+`), ('t', 'key-1', 'behind'), ('t', 'key-2', `+text+`)`, // to 103
-					`INSERT INTO outbox (topic, key) VALUES ('t', `+text+`), ('t', `+text+`), (`+text+`, 'key'), ('t', 'key-3')`, // to 107
-					`INSERT INTO outbox (topic, headers) VALUES ('t', json_build_object('name', `+text+`)::jsonb)`, // 108
-					`INSERT INTO outbox (topic, payload_json) VALUES ('t', json_build_object('name', `+text+`))`, // 109
+					`INSERT INTO outbox (topic, key) VALUES ('t', `+text+`), ('t', `+text+`), (`+text+`, 'key'), ('t', 'key-3')`,                // to 107
+					`INSERT INTO outbox (topic, headers) VALUES ('t', json_build_object('name', `+text+`)::jsonb)`,                              // 108
+					`INSERT INTO outbox (topic, payload_json) VALUES ('t', json_build_object('name', `+text+`))`,                                // 109
 					`INSERT INTO outbox (topic) VALUES ('t')`, // 110
 				)
 				c := claimer(db.Pool, func(o *source.Options) { o.Ordering = ordering })

@@ -3,7 +3,7 @@
 // order's id, so that the events of an order arrive in order.
 package events
 
-// OrderPlaced, of the order service, asks for the money and the goods.
+// OrderPlaced of the order service asks for the money and the goods.
 type OrderPlaced struct {
 	OrderID    string `json:"order_id"`
 	Customer   string `json:"customer"`
@@ -23,7 +23,7 @@ type OrderCancelled struct {
 	Reason  string `json:"reason"`
 }
 
-// PaymentTaken, of the payment service, says that an order is paid.
+// PaymentTaken of the payment service says that an order is paid.
 type PaymentTaken struct {
 	OrderID string `json:"order_id"`
 	Cents   int64  `json:"cents"`
@@ -41,7 +41,7 @@ type PaymentRefunded struct {
 	Cents   int64  `json:"cents"`
 }
 
-// StockReserved, of the stock service, says that an order's goods are put by.
+// StockReserved of the stock service says that an order's goods are put by.
 type StockReserved struct {
 	OrderID  string `json:"order_id"`
 	Item     string `json:"item"`
