@@ -338,8 +338,11 @@ func (c *Config) core() consume.Config {
 // ahead is how many messages of a partition may be read before the first one of
 // them is settled.
 func (c *Config) ahead() int {
-	if c.Concurrency > 1 {
+	switch {
+	case c.Concurrency > 1:
 		return maxAhead
+	case c.BatchHandler != nil || c.SQLBatchHandler != nil:
+		return 2 * c.BatchSize // one batch at work, and the next
 	}
-	return 2 * c.BatchSize // one batch at work, and the next
+	return 2
 }
