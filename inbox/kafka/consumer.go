@@ -107,7 +107,9 @@ func (c *Consumer) Run(ctx context.Context) error {
 func (c *Consumer) consume(ctx context.Context, m *member) error {
 	var trouble trouble
 	for failures := 0; ctx.Err() == nil; {
-		assigned, err := m.join(ctx)
+		joining, joined := m.crew.joining(ctx)
+		assigned, err := m.join(joining)
+		joined()
 		if err != nil {
 			m.crew.unjoined(ctx, err)
 		}

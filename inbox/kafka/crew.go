@@ -128,6 +128,21 @@ func (c *crew) fenced(err error) {
 	}
 }
 
+// joining is the context in which to join. Where partitions go on it outlives
+// ctx for a moment: how far they went can only be committed by a member of the
+// generation that is about to begin.
+func (c *crew) joining(ctx context.Context) (context.Context, context.CancelFunc) {
+	if len(c.workers) == 0 {
+		return context.WithCancel(ctx)
+	}
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(stopTime, cancel) })
+	return longer, func() {
+		stop()
+		cancel()
+	}
+}
+
 // unjoined is called when joining failed: partitions that still run may be
 // somebody else's by now.
 func (c *crew) unjoined(ctx context.Context, err error) {
@@ -140,6 +155,7 @@ func (c *crew) unjoined(ctx context.Context, err error) {
 		return
 	}
 	c.last.stale = lost
+	c.last.generation = c.last.member.generation // it may have joined, and got no further
 	c.last.giveUp(ctx, c.running(), err)
 }
 

@@ -108,7 +108,7 @@ func (g *generation) giveUp(ctx context.Context, partitions []partitionID, becau
 	patience := time.NewTimer(g.consumer.config.StopTimeout)
 	defer patience.Stop()
 	late = g.keep(ctx, crew.idle(partitions), patience.C, func() { crew.interrupt(partitions) })
-	g.flush(ctx)
+	g.flush(ctx, partitions)
 	crew.drop(partitions)
 	return late
 }
@@ -278,13 +278,19 @@ func (g *generation) follow(err error, trouble *trouble, what string) (failed bo
 	return false
 }
 
-// flush is the last commit.
-func (g *generation) flush(ctx context.Context) {
+// flush is the last commit of partitions of which nothing runs. Others may go
+// on.
+func (g *generation) flush(ctx context.Context, partitions []partitionID) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
 	defer cancel()
 	for tries := 1; !g.commit(ctx) && !g.stale && g.consumer.pause(ctx, tries); tries++ {
 	}
-	if pending := g.progress.pending(); len(pending) > 0 {
-		g.logger.Warn("offsets could not be committed: their messages come again, and are recognised", "partitions", len(pending))
+	pending := g.progress.pending()
+	lost := slices.DeleteFunc(slices.Clone(partitions), func(id partitionID) bool {
+		_, left := pending[id]
+		return !left
+	})
+	if len(lost) > 0 {
+		g.logger.Warn("offsets could not be committed: their messages come again, and are recognised", "partitions", names(lost))
 	}
 }

@@ -180,3 +180,31 @@ func TestStaticMember(t *testing.T) {
 		})
 	}
 }
+
+// Who stops while the group rebalances commits how far it went all the same.
+func TestStopWhileTheGroupRebalances(t *testing.T) {
+	s := newStage(t, 6)
+	config := s.config(effect)
+	config.GroupBalancers = []kafkago.GroupBalancer{kafka.CooperativeSticky{}}
+	steady := start(t, config)
+	published := 0
+	duplicates := int64(0)
+	for round := range 10 {
+		c := start(t, config)
+		await(t, "both have partitions", func() bool { return c.Stats().Partitions == 3 && steady.Stats().Partitions == 3 })
+		s.publish(published, published+60, 6)
+		published += 60
+		other := start(t, config) // the group rebalances for this one
+		time.Sleep(time.Duration(round) * 60 * time.Millisecond)
+		c.mustStop()
+		other.mustStop()
+		duplicates += c.Stats().Duplicates + other.Stats().Duplicates
+	}
+	s.awaitEffects(published)
+	steady.mustStop()
+	s.checkEffects(published)
+	if duplicates += steady.Stats().Duplicates; duplicates > 0 {
+		t.Errorf("%d duplicates after clean stops", duplicates)
+	}
+	checkGoroutines(t)
+}

@@ -19,10 +19,10 @@ func TestTopicPattern(t *testing.T) {
 			first := s.topic
 			create := func(name string) {
 				t.Helper()
-				response, err := s.client.CreateTopics(t.Context(), &kafkago.CreateTopicsRequest{Topics: []kafkago.TopicConfig{{Topic: name, NumPartitions: 2, ReplicationFactor: 1}}})
-				if err != nil || response.Errors[name] != nil {
-					t.Fatal(err, response)
-				}
+				await(t, "the topic is made", func() bool {
+					response, err := s.client.CreateTopics(t.Context(), &kafkago.CreateTopicsRequest{Topics: []kafkago.TopicConfig{{Topic: name, NumPartitions: 2, ReplicationFactor: 1}}})
+					return err == nil && response.Errors[name] == nil
+				})
 			}
 			create("not-" + first)
 			create(first + "-dead")
