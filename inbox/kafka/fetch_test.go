@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"

@@ -79,15 +79,21 @@ func migrate(t testing.TB, db *pgtest.Database, table string) {
 func (s *stage) newTopic(partitions int, settings ...kafkago.ConfigEntry) string {
 	s.t.Helper()
 	name := fmt.Sprintf("inbox-test-%08x", rand.Uint32())
-	response, err := s.client.CreateTopics(s.t.Context(), &kafkago.CreateTopicsRequest{Topics: []kafkago.TopicConfig{{
-		Topic: name, NumPartitions: partitions, ReplicationFactor: 1, ConfigEntries: settings,
-	}}})
-	if err == nil {
-		err = response.Errors[name]
-	}
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	await(s.t, "the topic is made", func() bool {
+		response, err := s.client.CreateTopics(s.t.Context(), &kafkago.CreateTopicsRequest{Topics: []kafkago.TopicConfig{{
+			Topic: name, NumPartitions: partitions, ReplicationFactor: 1, ConfigEntries: settings,
+		}}})
+		if err == nil {
+			err = response.Errors[name]
+		}
+		if errors.Is(err, kafkago.BrokerNotAvailable) { // the controller misses it for a moment
+			return false
+		}
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return true
+	})
 	await(s.t, "the topic has leaders", func() bool {
 		metadata, err := s.client.Metadata(s.t.Context(), &kafkago.MetadataRequest{Topics: []string{name}})
 		return err == nil && len(metadata.Topics) == 1 && metadata.Topics[0].Error == nil && len(metadata.Topics[0].Partitions) == partitions &&
