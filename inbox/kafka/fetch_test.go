@@ -3,7 +3,6 @@ package kafka
 import (
 	"context"
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
