@@ -62,7 +62,7 @@ func TestMemoryIsBounded(t *testing.T) {
 			s := newStage(t, partitions, kafkago.ConfigEntry{ConfigName: "max.message.bytes", ConfigValue: "8388608"})
 			n := 0
 			for partition := range partitions {
-				n = s.publishDocuments(partition, n, 10, 300, codec)
+				n = s.publishDocuments(partition, n, 4, 300, codec)
 				n = s.publishDocuments(partition, n, 1, 6000, codec) // 15 MB
 			}
 			before := heap()
@@ -110,7 +110,7 @@ func TestStuckPartitionsDoNotTakeTheMemoryOfOthers(t *testing.T) {
 	s := newStage(t, partitions, kafkago.ConfigEntry{ConfigName: "max.message.bytes", ConfigValue: "8388608"})
 	n := 0
 	for partition := range partitions {
-		n = s.publishDocuments(partition, n, 2, 4000, kafkago.Zstd)
+		n = s.publishDocuments(partition, n, 2, 1200, kafkago.Zstd)
 	}
 	release := make(chan struct{})
 	config := s.config(func(ctx context.Context, tx pgx.Tx, m inbox.Message) error {
@@ -127,7 +127,7 @@ func TestStuckPartitionsDoNotTakeTheMemoryOfOthers(t *testing.T) {
 	config.HandlerTimeout = 10 * time.Minute
 	c := start(t, config)
 	await(t, "a partition is processed while the others are stuck", func() bool {
-		return s.db.Int(t, `SELECT count(*) FROM effects WHERE partition = 0`) == 8000
+		return s.db.Int(t, `SELECT count(*) FROM effects WHERE partition = 0`) == 2400
 	})
 	close(release)
 	s.awaitEffects(n)
