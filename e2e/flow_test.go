@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/url"
+	"os"
 	"testing"
 	"time"
 
@@ -25,6 +26,10 @@ const (
 	// backlog is how many rows the drains have, and others how many flow beside
 	// those that wait.
 	backlog, others = 300_000, 60_000
+	// A million rows and more wait in a soak.
+	parkedRows, parkedRowsSoak = 300_000, 2_500_000
+	awayRows, awayRowsSoak     = 200_000, 1_000_000
+	dueRows, dueRowsSoak       = 200_000, 1_000_000
 	// flowLimit bounds one measurement: what is too slow need not be waited for.
 	flowLimit = 40 * time.Second
 )
@@ -52,6 +57,7 @@ func TestOthersFlow(t *testing.T) {
 		{"beside a parked key with a bound for statements", flowBesideAParkedKey},
 		{"beside a partition without a leader", func(t *testing.T, _ float64) { flowBesideAPartition(t) }},
 		{"beside a sink that is away", func(t *testing.T, _ float64) { flowBesideASink(t) }},
+		{"beside a transaction and rows that wait", flowBesideBoth},
 	}...) {
 		t.Run(c.name, func(t *testing.T) { c.play(t, usual) })
 	}
@@ -69,9 +75,10 @@ func flowBesideATransaction(t *testing.T, usual float64) {
 
 func flowOfDelayedRows(t *testing.T, usual float64) {
 	f := newFlow(t, nil)
-	f.insert(t, backlog*2/3, `'key-' || i % 1000`, `clock_timestamp()`)
+	rows := sized(dueRows, dueRowsSoak)
+	f.insert(t, rows, `'key-' || i % 1000`, `clock_timestamp()`)
 	f.start(t)
-	f.compare(t, "delayed rows", f.rate(t, backlog/30, backlog*2/3), usual)
+	f.compare(t, fmt.Sprint(rows, " delayed rows"), f.rate(t, int64(rows/20), int64(rows)), usual)
 }
 
 func flowBesideLockedRows(t *testing.T, usual float64) {
@@ -87,14 +94,42 @@ func flowBesideLockedRows(t *testing.T, usual float64) {
 func flowBesideAParkedKey(t *testing.T, usual float64) {
 	f := newFlow(t, nil)
 	f.as(t, `statement_timeout = '1s'`)
-	f.insert(t, backlog, `'parked'`, `NULL`)
+	parked := sized(parkedRows, parkedRowsSoak)
+	f.insert(t, parked, `'parked'`, `NULL`)
+	f.park(t)
+	f.insert(t, others, `'key-' || i % 1000`, `NULL`)
+	f.start(t)
+	f.compare(t, fmt.Sprint("rows of other keys beside ", parked), f.rate(t, others/10, others), usual)
+}
+
+// Rows wait behind a parked key, and a transaction stays open.
+func flowBesideBoth(t *testing.T, usual float64) {
+	f := newFlow(t, nil)
+	parked := sized(parkedRows, awayRowsSoak)
+	f.insert(t, parked, `'parked'`, `NULL`)
+	f.park(t)
+	tx := f.begin(t)
+	f.execIn(t, tx, `INSERT INTO outbox (topic, key) VALUES ($1, 'of a batch job')`, f.stage.Topic())
+	f.insert(t, others, `'key-' || i % 1000`, `NULL`)
+	f.start(t)
+	f.compare(t, fmt.Sprint("rows of other keys beside an open transaction, and ", parked), f.rate(t, others/10, others), usual)
+}
+
+// park records that the first row was refused.
+func (f *flow) park(t *testing.T) {
+	t.Helper()
 	f.stage.Database.Exec(t, `
 INSERT INTO outbox_parked (id, message_id, topic, key, state, attempts, reason, error, first_failed_at, last_failed_at, parked_at, next_retry_at)
 SELECT id, message_id, topic, key, 'parked', 5, 'test', 'refused by the test', now(), now(), now(), now() + interval '1 hour'
 FROM outbox ORDER BY id LIMIT 1`)
-	f.insert(t, others, `'key-' || i % 1000`, `NULL`)
-	f.start(t)
-	f.compare(t, "rows of other keys", f.rate(t, others/10, others), usual)
+}
+
+// sized is how many rows there are, more in a soak.
+func sized(rows, soak int) int {
+	if os.Getenv(scenario.LanesVariable) == "all" {
+		return soak
+	}
+	return rows
 }
 
 // usualRate drains rows beside which there is nothing else.
@@ -312,8 +347,8 @@ func killLeaderOf(t *testing.T, cluster *servers.KafkaCluster, topic string) {
 	})
 }
 
-// One of two sinks is away, at first with nothing to take and then with 200,000
-// rows waiting for it. The other one's rows keep their latency.
+// One of two sinks is away, at first with nothing to take and then with many rows
+// waiting for it. The other one's rows keep their latency.
 func flowBesideASink(t *testing.T) {
 	latency := func(waiting int) time.Duration {
 		address, release, err := servers.TakeAddress()
@@ -334,11 +369,12 @@ func flowBesideASink(t *testing.T) {
 		return f.medianLatency(t, 10*time.Second)
 	}
 	usual := latency(1)
-	beside := latency(200_000)
-	t.Logf("median latency beside a sink that is away: %v with 200,000 rows that wait for it, %v with one", beside, usual)
+	waiting := sized(awayRows, awayRowsSoak)
+	beside := latency(waiting)
+	t.Logf("median latency beside a sink that is away: %v with %d rows that wait for it, %v with one", beside, waiting, usual)
 	// On a busy machine this much is a matter of whose turn it is.
 	if limit := max(time.Duration(float64(usual)/flowShare), 300*time.Millisecond); beside > limit {
-		t.Errorf("the median latency is %v beside 200,000 rows that wait, want at most %v", beside, limit)
+		t.Errorf("the median latency is %v beside %d rows that wait, want at most %v", beside, waiting, limit)
 	}
 }
 
