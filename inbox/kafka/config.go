@@ -154,6 +154,10 @@ type Config struct {
 	// has members go on with their partitions during rebalances.
 	GroupBalancers []kafkago.GroupBalancer
 
+	// KeepPruned has Run remove ids that are older than the inbox's retention, as
+	// Inbox.KeepPruned does: once an hour, in one process at a time.
+	KeepPruned bool
+
 	// StopTimeout is how long Run waits for handlers when its context ends;
 	// then theirs end. HandlerTimeout by default.
 	StopTimeout time.Duration
@@ -331,7 +335,7 @@ func (c *Config) core() consume.Config {
 		Inbox: c.Inbox, DB: c.DB, Handler: c.Handler, BatchHandler: c.BatchHandler,
 		SQL: c.SQL, SQLHandler: c.SQLHandler, SQLBatchHandler: c.SQLBatchHandler,
 		Timeout: c.HandlerTimeout, Concurrency: c.Concurrency, BatchSize: c.BatchSize,
-		MaxAttempts: c.MaxAttempts, Backoff: c.Backoff, BreakerThreshold: c.BreakerThreshold, Group: c.Group,
+		MaxAttempts: c.MaxAttempts, Backoff: c.Backoff, BreakerThreshold: c.BreakerThreshold, KeepPruned: c.KeepPruned, Group: c.Group,
 	}
 }
 

@@ -88,7 +88,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	c.reach.unknown()
 	watching, unwatch := context.WithCancel(ctx)
 	var watch sync.WaitGroup
-	watch.Go(func() { c.runner.Watch(watching) })
+	watch.Go(func() { c.runner.Maintain(watching) })
 	err := c.consume(ctx, m)
 	unwatch()
 	watch.Wait()

@@ -109,6 +109,10 @@ type Config struct {
 	// can never succeed; Park{} by default.
 	OnPoison Poison
 
+	// KeepPruned has Run remove ids that are older than the inbox's retention, as
+	// Inbox.KeepPruned does: once an hour, in one process at a time.
+	KeepPruned bool
+
 	// StopTimeout is how long Run waits for handlers when its context ends;
 	// then theirs end. 30 s by default.
 	StopTimeout time.Duration
@@ -254,6 +258,6 @@ func (c *Config) core() consume.Config {
 		Inbox: c.Inbox, DB: c.DB, Handler: c.Handler, BatchHandler: c.BatchHandler,
 		SQL: c.SQL, SQLHandler: c.SQLHandler, SQLBatchHandler: c.SQLBatchHandler,
 		Timeout: c.HandlerTimeout, Concurrency: c.Concurrency, BatchSize: c.BatchSize,
-		MaxAttempts: c.MaxAttempts, Backoff: c.Backoff, BreakerThreshold: c.BreakerThreshold, Patience: outagePatience,
+		MaxAttempts: c.MaxAttempts, Backoff: c.Backoff, BreakerThreshold: c.BreakerThreshold, KeepPruned: c.KeepPruned, Patience: outagePatience,
 	}
 }

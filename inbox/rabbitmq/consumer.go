@@ -101,7 +101,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 		}
 	}()
 	var watch sync.WaitGroup
-	watch.Go(func() { c.runner.Watch(ctx) })
+	watch.Go(func() { c.runner.Maintain(ctx) })
 	c.brokerUp(false)
 	c.loop(ctx, work)
 	watch.Wait() // loop returns when ctx has ended

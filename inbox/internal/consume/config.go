@@ -2,11 +2,14 @@ package consume
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outboxrelay/relay/inbox"
 )
@@ -43,9 +46,18 @@ type Config struct {
 	// database.
 	DeadLetter func(ctx context.Context, item *Item, failure Failure) (where string, err error)
 
+	// KeepPruned has Maintain prune the inbox.
+	KeepPruned bool
+
 	// Group is the Kafka consumer group; empty elsewhere.
 	Group  string
 	Logger *slog.Logger
+}
+
+func (c *Config) prunable() bool {
+	_, pool := c.DB.(*pgxpool.Pool)
+	_, db := c.SQL.(*sql.DB)
+	return pool || db
 }
 
 func (c *Config) batched() bool { return c.BatchHandler != nil || c.SQLBatchHandler != nil }
@@ -63,14 +75,17 @@ func (c *Config) Check() error {
 	case c.Inbox.Consumer == "":
 		fault("Inbox.Consumer: missing: name the consumer")
 	}
-	sql := c.SQLHandler != nil || c.SQLBatchHandler != nil
+	wantsSQL := c.SQLHandler != nil || c.SQLBatchHandler != nil
 	switch {
 	case c.DB == nil && c.SQL == nil:
 		fault("DB: missing: set a *pgxpool.Pool, or SQL to a *sql.DB")
 	case c.DB != nil && c.SQL != nil:
 		fault("DB, SQL: set exactly one of them")
-	case sql != (c.SQL != nil):
+	case wantsSQL != (c.SQL != nil):
 		fault("Handler and BatchHandler go with DB, SQLHandler and SQLBatchHandler with SQL")
+	}
+	if c.KeepPruned && !c.prunable() {
+		fault("KeepPruned: needs a DB that is a *pgxpool.Pool, or a SQL that is a *sql.DB: let it be, or prune by `relay prune`")
 	}
 	handlers := 0
 	for _, set := range [...]bool{c.Handler != nil, c.BatchHandler != nil, c.SQLHandler != nil, c.SQLBatchHandler != nil} {

@@ -55,10 +55,29 @@ type health struct {
 	up bool
 }
 
-// Watch asks the database now and then, so that the observer knows of an outage
+// Maintain does what a consumer needs beside its messages, until ctx ends: it
+// watches the database and prunes the inbox.
+func (r *Runner) Maintain(ctx context.Context) {
+	var running sync.WaitGroup
+	defer running.Wait()
+	running.Go(func() { r.watch(ctx) })
+	if !r.config.KeepPruned {
+		return
+	}
+	running.Go(func() {
+		switch db := r.database().(type) {
+		case *pgxpool.Pool:
+			r.box.KeepPruned(ctx, db, r.config.Logger)
+		case *sql.DB:
+			r.box.KeepPrunedSQL(ctx, db, r.config.Logger)
+		}
+	})
+}
+
+// watch asks the database now and then, so that the observer knows of an outage
 // although there are no messages, until ctx ends. Without an observer it
 // returns at once.
-func (r *Runner) Watch(ctx context.Context) {
+func (r *Runner) watch(ctx context.Context) {
 	if r.config.Inbox.Observer == nil {
 		return
 	}

@@ -2,9 +2,13 @@ package consume
 
 import (
 	"bytes"
+	"context"
+	"database/sql"
 	"log/slog"
+	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outboxrelay/relay/inbox"
@@ -53,5 +57,33 @@ func TestNoConnectionIsNoOutage(t *testing.T) {
 	r.look(t.Context())
 	if len(observer.all) != 2 || observer.all[1] {
 		t.Errorf("told %v, want that it is away", observer.all)
+	}
+}
+
+// TestMaintainPrunes: a pool of one connection cannot, which is told at once; and
+// nothing runs any more when Maintain returns.
+func TestMaintainPrunes(t *testing.T) {
+	var log bytes.Buffer
+	logger := slog.New(slog.NewTextHandler(&log, nil))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	db := sql.OpenDB(nil)
+	db.SetMaxOpenConns(1)
+	for name, config := range map[string]Config{
+		"pgx":          {DB: newDatabase(t, 1)},
+		"database/sql": {SQL: db},
+	} {
+		for _, prune := range []bool{false, true} {
+			log.Reset()
+			config.Inbox, config.KeepPruned, config.Logger = &inbox.Inbox{Consumer: "billing"}, prune, logger
+			New(config).Maintain(ctx)
+			if told := strings.Contains(log.String(), "cannot be pruned"); told != prune {
+				t.Errorf("%s, KeepPruned %v: logged %q", name, prune, &log)
+			}
+		}
+	}
+	bad := Config{KeepPruned: true, DB: (*pgx.Conn)(nil)}
+	if err := bad.Check(); err == nil || !strings.Contains(err.Error(), "KeepPruned: needs") {
+		t.Errorf("a connection is taken to prune by: %v", err)
 	}
 }
