@@ -117,9 +117,10 @@ func (q *Queue) failed(work context.Context, item *Item, fault Fault, err error)
 	attempts := r.attempts.add(item.ID, item.Before)
 	last := fault == Permanent || attempts >= r.config.MaxAttempts
 	// What the handler calls permanent says nothing of the other messages.
-	if last && fault != Permanent && r.breaker.holds(signature(err)) {
+	if alike := signature(err); last && fault != Permanent && r.breaker.holds(alike) {
 		item.pause = r.config.Backoff.Pause(1) // the breaker's own pauses are longer
-		r.failing.Begins(q.logger, "several messages in a row failed alike, so that the cause is hardly in them: they are kept, and one is tried from time to time", err, item.attributes()...)
+		r.failing.begins(q.logger, "several messages in a row failed alike, so that the cause is hardly in them: they are kept, and one is tried from time to time",
+			alike, err, item.attributes()...)
 		return
 	}
 	if last {

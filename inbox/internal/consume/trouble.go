@@ -20,9 +20,13 @@ type Trouble struct {
 
 // Begins is called for each failure.
 func (t *Trouble) Begins(logger *slog.Logger, what string, err error, more ...any) {
+	t.begins(logger, what, what+err.Error(), err, more...)
+}
+
+// begins: failures with the same text are one.
+func (t *Trouble) begins(logger *slog.Logger, what, text string, err error, more ...any) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	text := what + err.Error()
 	if text == t.text && time.Since(t.told) < repeated {
 		return
 	}
