@@ -80,7 +80,7 @@ type Config struct {
 	// messages with the same key are processed one after another in that order,
 	// and those without a key in any. A message that waits for its next attempt
 	// then holds back its key alone, until 10,000 messages behind it are
-	// processed, or those that are not have FetchBytes. What was processed behind
+	// processed, or those that are not take FetchBytes. What was processed behind
 	// a message that was not comes again when the partition changes hands, and is
 	// recognised.
 	Concurrency int
