@@ -88,6 +88,7 @@ func (i *Inbox) sift(messages []Message, claimed map[ID]bool, order order, previ
 	seen := make(map[ID]bool, len(claimed))
 	for n, m := range messages {
 		isFresh[n] = claimed[m.ID] && !seen[m.ID] // the first one of the batch is it
+		isFresh[n] = isFresh[n] && (m.former.IsZero() || claimed[m.former])
 		seen[m.ID] = true
 	}
 	results = make([]Result, len(messages))
@@ -134,16 +135,25 @@ func collectIDs(rows pgx.Rows) (map[ID]bool, error) {
 
 // claimBatchArguments are claimBatchSQL's: each id once, in ascending order.
 func (i *Inbox) claimBatchArguments(messages []Message) []any {
-	sorted := make([]*Message, len(messages))
-	for n := range messages {
-		sorted[n] = &messages[n]
+	type claim struct {
+		id      ID
+		message *Message
 	}
-	byID := func(a, b *Message) int { return bytes.Compare(a.ID[:], b.ID[:]) }
+	sorted := make([]claim, 0, len(messages))
+	for n := range messages {
+		m := &messages[n]
+		sorted = append(sorted, claim{m.ID, m})
+		if !m.former.IsZero() {
+			sorted = append(sorted, claim{m.former, m})
+		}
+	}
+	byID := func(a, b claim) int { return bytes.Compare(a.id[:], b.id[:]) }
 	slices.SortStableFunc(sorted, byID)
-	sorted = slices.CompactFunc(sorted, func(a, b *Message) bool { return a.ID == b.ID })
+	sorted = slices.CompactFunc(sorted, func(a, b claim) bool { return a.id == b.id })
 	var ids, receivedAt, sources, partitions, offsets pgarray.Array
-	for _, m := range sorted {
-		ids.UUID(m.ID)
+	for _, claim := range sorted {
+		m := claim.message
+		ids.UUID(claim.id)
 		if m.ReceivedAt.IsZero() {
 			receivedAt.Null()
 		} else {

@@ -2,10 +2,13 @@ package inbox
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/outboxrelay/relay/internal/uuid"
 )
 
 // Header is a header of a Kafka record.
@@ -40,6 +43,17 @@ type Decoder struct {
 	// itself need one each, and a Decoder each: in one namespace the second
 	// one's message 1 is a duplicate of the first one's, and is not processed.
 	Namespace ID
+	// IDPerTopic makes the topic or routing key a part of such an id, for
+	// producers whose values are unique within a topic only. A message that comes
+	// by another topic or routing key is another one then: move it back to where
+	// it was first.
+	IDPerTopic bool
+	// Transition claims for each such message the id of IDPerTopic as well, and
+	// takes it for a duplicate when either was seen. It is for changing from
+	// IDPerTopic, or from a version in which all were like that: set it for as long
+	// as Inbox.Retention, so that no message that was processed before is processed
+	// again. It writes two rows per message.
+	Transition bool
 }
 
 // ForeignIDs is the namespace of ids that are not UUIDs, unless a Decoder has
@@ -66,8 +80,8 @@ var cloudEvents = [...]string{"ce_", "cloudEvents_", "cloudEvents:"}
 
 // Kafka fills in ID, Type, ContentType, Sequence, Time, Replayed and Headers
 // from a record's headers; Key too where it is nil and a CloudEvent has a
-// subject. Where a name is there twice the last one counts, and a value that is not UTF-8 is
-// made so.
+// subject. Set Topic before, since Decoder.IDPerTopic needs it. Where a name is
+// there twice the last one counts, and a value that is not UTF-8 is made so.
 //
 // It never fails: what cannot be read is left as it is. A message without an
 // id is refused by Process, with an error that says what was found instead.
@@ -143,13 +157,14 @@ func (d Decoder) decode(message *Message, properties Properties, headers map[str
 
 // identify sets the message's ID, or notes why it has none.
 func (d Decoder) identify(message *Message, properties Properties, ce func(string) (string, bool)) {
-	message.ID, message.badID = ID{}, nil
+	message.ID, message.former, message.badID = ID{}, ID{}, nil
 	if value, ok := d.foreign(message.Headers, properties); ok {
-		id, err := ParseID(value)
-		if err != nil {
-			id = IDFrom(cmp.Or(d.Namespace, ForeignIDs), value)
+		message.ID = d.identity(value)
+		if perTopic := d.perTopic(message.Topic, value); d.IDPerTopic {
+			message.ID = perTopic
+		} else if d.Transition && perTopic != message.ID {
+			message.former = perTopic
 		}
-		message.ID = id
 		return
 	}
 	event, _ := ce("id")
@@ -173,6 +188,35 @@ func (d Decoder) identify(message *Message, properties Properties, ce func(strin
 			message.badID = fmt.Errorf("%s is %s, not a UUID", candidate.name, quote(candidate.value))
 		}
 	}
+}
+
+// identity is what a foreign producer's value identifies. A serializer of JSON
+// puts a value in quotes.
+func (d Decoder) identity(value string) ID {
+	if id, err := ParseID(value); err == nil {
+		return id
+	}
+	var unquoted string
+	if strings.HasPrefix(value, `"`) && json.Unmarshal([]byte(value), &unquoted) == nil && unquoted != "" {
+		value = unquoted
+	}
+	return IDFrom(d.namespace(), value)
+}
+
+// perTopic is the same with the topic in it. It is as it always was, also where
+// ParseID has learnt to read more: another identity would be another message.
+func (d Decoder) perTopic(topic, value string) ID {
+	if id, ok := uuid.Parse([]byte(value)); ok {
+		return id
+	}
+	return IDFrom(d.namespace(), topic+"\n"+value)
+}
+
+func (d Decoder) namespace() ID {
+	if d.Namespace.IsZero() {
+		return ForeignIDs
+	}
+	return d.Namespace
 }
 
 // foreign is the value of IDHeader.

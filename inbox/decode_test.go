@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/outboxrelay/relay/inbox"
+	"github.com/outboxrelay/relay/internal/pgtest"
 )
 
 // The row of docs/wire.md.
@@ -156,6 +157,46 @@ func TestIDsOfForeignProducers(t *testing.T) {
 			t.Errorf("%s became %s", name, m.ID)
 		}
 	}
+}
+
+// A message that was processed under the identity of earlier versions is a
+// duplicate as long as the decoder claims both; what is new is new once.
+func TestTransitionOfForeignIDs(t *testing.T) {
+	decode := func(d inbox.Decoder, topic, value string) inbox.Message {
+		m := inbox.Message{Topic: topic}
+		d.IDHeader = "x-id"
+		d.Kafka(&m, headers("x-id", value))
+		return m
+	}
+	earlier, between, now := inbox.Decoder{IDPerTopic: true}, inbox.Decoder{Transition: true}, inbox.Decoder{}
+	eachProcessor(t, func(t *testing.T, db *pgtest.Database, p processor) {
+		box := &inbox.Inbox{Consumer: "mail"}
+		for _, step := range []struct {
+			name    string
+			message inbox.Message
+			want    inbox.Result
+		}{
+			{"before the upgrade", decode(earlier, "a", "1"), inbox.Processed},
+			{"delivered again after it", decode(between, "a", "1"), inbox.Duplicate},
+			{"a UUID before", decode(earlier, "a", wireID), inbox.Processed},
+			{"a UUID after", decode(between, "a", wireID), inbox.Duplicate},
+			{"new", decode(between, "a", "2"), inbox.Processed},
+			{"again", decode(between, "a", "2"), inbox.Duplicate},
+			{"again, to an instance of the earlier version", decode(earlier, "a", "2"), inbox.Duplicate},
+			{"moved back", decode(between, "a.dead", "2"), inbox.Duplicate},
+			{"after the transition", decode(now, "a.dead", "2"), inbox.Duplicate},
+			{"in quotes, as a serializer of JSON writes it", decode(now, "a", `"2"`), inbox.Duplicate},
+		} {
+			result, err := p.process(t.Context(), box, step.message, nothing)
+			expectResult(t, step.name, result, step.want, err)
+		}
+		results, err := box.ProcessBatch(t.Context(), db.Pool, []inbox.Message{
+			decode(between, "a", "1"), decode(between, "a", "3"), decode(between, "a.dead", "3"), decode(between, "a", "2"), decode(between, "a", "4"),
+		}, applyAll)
+		if err != nil || fmt.Sprint(results) != "[duplicate processed duplicate duplicate processed]" {
+			t.Errorf("the batch: %v (%v)", results, err)
+		}
+	})
 }
 
 // What is there in place of an id is named, so that one can name it to the

@@ -35,6 +35,9 @@ type Message struct {
 	// transaction's time.
 	ReceivedAt time.Time
 
+	// former is an identity that the message had before, which is claimed as well;
+	// zero for none.
+	former ID
 	// badID says why a message with something like an id has none.
 	badID error
 }

@@ -58,6 +58,9 @@ func (i *Inbox) prepare(ctx context.Context, message Message) (Message, error) {
 	if err != nil {
 		i.refused(ctx, message)
 	}
+	if i.IDOf != nil {
+		message.former = ID{}
+	}
 	message.ID = id
 	return message, err
 }
@@ -67,8 +70,9 @@ func (i *Inbox) process(ctx context.Context, db Beginner, o *observation, messag
 	var previous []int64
 	order := i.newOrder(message)
 	tx, err := begin(ctx, db, func(batch *pgx.Batch) {
-		batch.Queue(fmt.Sprintf(claimSQL, i.identifier("")), i.claimArguments(message)...).Exec(func(tag pgconn.CommandTag) error {
-			claimed = tag.RowsAffected() > 0
+		sql, arguments, rows := i.claim(message)
+		batch.Queue(sql, arguments...).Exec(func(tag pgconn.CommandTag) error {
+			claimed = tag.RowsAffected() >= rows
 			return nil
 		})
 		i.queueOrder(batch, order, &previous)
@@ -113,6 +117,15 @@ func commit(ctx context.Context, tx pgx.Tx) error {
 		return context.Cause(ctx)
 	}
 	return tx.Commit(ctx)
+}
+
+// claim is the statement that claims a message, and how many rows it writes for
+// one that is new.
+func (i *Inbox) claim(message Message) (sql string, arguments []any, rows int64) {
+	if message.former.IsZero() {
+		return fmt.Sprintf(claimSQL, i.identifier("")), i.claimArguments(message), 1
+	}
+	return fmt.Sprintf(claimBatchSQL, i.identifier("")), i.claimBatchArguments([]Message{message}), 2
 }
 
 // claimArguments are claimSQL's.

@@ -87,7 +87,8 @@ func (i *Inbox) ProcessSQLTx(ctx context.Context, tx *sql.Tx, message Message, h
 
 // handleSQL claims the message and runs the handler.
 func (i *Inbox) handleSQL(ctx context.Context, tx *sql.Tx, o *observation, message Message, handler SQLHandler) (Result, error) {
-	claim, err := tx.ExecContext(ctx, fmt.Sprintf(claimSQL, i.identifier("")), i.claimArguments(message)...)
+	statement, arguments, rows := i.claim(message)
+	claim, err := tx.ExecContext(ctx, statement, arguments...)
 	if err != nil {
 		return Unprocessed, i.explain("claim in", err)
 	}
@@ -95,7 +96,7 @@ func (i *Inbox) handleSQL(ctx context.Context, tx *sql.Tx, o *observation, messa
 	if err != nil {
 		return Unprocessed, i.explain("claim in", err)
 	}
-	if claimed == 0 {
+	if claimed < rows {
 		return Duplicate, nil
 	}
 	var previous []int64
