@@ -101,6 +101,15 @@ func applyAll(ctx context.Context, tx pgx.Tx, fresh []inbox.Message) error {
 	return nil
 }
 
+func applyAllSQL(ctx context.Context, tx *sql.Tx, fresh []inbox.Message) error {
+	for _, m := range fresh {
+		if err := applySQL(ctx, tx, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // expectEffects checks that every message had one effect and a row, and that
 // there are no others.
 func expectEffects(t *testing.T, db *pgtest.Database, want int) {

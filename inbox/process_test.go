@@ -2,6 +2,7 @@ package inbox_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"strings"
@@ -105,6 +106,24 @@ var processors = []struct {
 				return results[0], nil
 			},
 			inUse: func() int { return int(pool.Stat().AcquiredConns()) },
+		}
+	}},
+	{"database/sql batch", func(t *testing.T, url string) processor {
+		db := openSQL(t, url)
+		return processor{
+			process: func(ctx context.Context, box *inbox.Inbox, m inbox.Message, after func() error) (inbox.Result, error) {
+				results, err := box.ProcessSQLBatch(ctx, db, []inbox.Message{m}, func(ctx context.Context, tx *sql.Tx, fresh []inbox.Message) error {
+					if err := applyAllSQL(ctx, tx, fresh); err != nil {
+						return err
+					}
+					return after()
+				})
+				if err != nil {
+					return inbox.Unprocessed, err
+				}
+				return results[0], nil
+			},
+			inUse: func() int { return db.Stats().InUse },
 		}
 	}},
 }
