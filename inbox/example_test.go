@@ -128,3 +128,37 @@ func ExampleErrNoID() {
 	fmt.Println(errors.Is(err, inbox.ErrNoID))
 	// Output: true
 }
+
+// A function for each type of message, which gets what its JSON says.
+func ExampleRouter() {
+	type OrderPlaced struct {
+		OrderID string `json:"order_id"`
+	}
+	router := inbox.NewRouter()
+	inbox.Handle(router, "OrderPlaced", func(ctx context.Context, _ pgx.Tx, event OrderPlaced) error {
+		message, _ := inbox.MessageFrom(ctx)
+		fmt.Println("ship", event.OrderID, "of topic", message.Topic)
+		return nil
+	})
+	router.Default(inbox.Ignore)
+	router.Use(func(next inbox.Handler) inbox.Handler {
+		return func(ctx context.Context, tx pgx.Tx, message inbox.Message) error {
+			fmt.Println("received", message.Type)
+			return next(ctx, tx, message)
+		}
+	})
+
+	handler := router.Handler() // for box.Process, or a consumer's Config
+	for _, message := range []inbox.Message{
+		{Type: "OrderPlaced", Topic: "orders", Payload: []byte(`{"order_id": "o-17"}`)},
+		{Type: "OrderArchived", Topic: "orders"},
+	} {
+		if err := handler(context.Background(), nil, message); err != nil {
+			fmt.Println(err)
+		}
+	}
+	// Output:
+	// received OrderPlaced
+	// ship o-17 of topic orders
+	// received OrderArchived
+}

@@ -1,7 +1,9 @@
 package inbox
 
 import (
+	"bytes"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +18,9 @@ import (
 // of it.
 type Middleware func(Handler) Handler
 
+// SQLMiddleware is Middleware for database/sql.
+type SQLMiddleware func(SQLHandler) SQLHandler
+
 // Router hands messages to handlers by their type. It is set up before its
 // Handler is used, and may be used concurrently from then on.
 //
@@ -24,83 +29,164 @@ type Middleware func(Handler) Handler
 //		…
 //	})
 //	consumer, err := kafka.New(kafka.Config{Handler: router.Handler(), …})
-type Router struct {
-	handlers   map[string]Handler
-	fallback   Handler
-	middleware []Middleware
+type Router struct{ routes routes[Handler, Middleware] }
+
+// SQLRouter is Router for database/sql, and HandleSQL its Handle.
+type SQLRouter struct {
+	routes routes[SQLHandler, SQLMiddleware]
 }
 
 // NewRouter returns a Router that knows no type.
-func NewRouter() *Router { return &Router{handlers: make(map[string]Handler)} }
+func NewRouter() *Router { return &Router{} }
+
+// NewSQLRouter returns an SQLRouter that knows no type.
+func NewSQLRouter() *SQLRouter { return &SQLRouter{} }
 
 // Handle has messages of a type decoded from JSON into a new E, and given to
-// handler; MessageFrom has the message itself. One that cannot be decoded, or has
-// no payload, is Permanent: it would not be another one the next time. Members of
-// the JSON that E does not have are passed over.
+// handler; MessageFrom has the message itself. One that cannot be decoded, is
+// null or has no payload, is Permanent: it would not be another one the next
+// time. Members of the JSON that E does not have are passed over.
 //
 // It panics where the type has a handler already.
 func Handle[E any](router *Router, messageType string, handler func(ctx context.Context, tx pgx.Tx, event E) error) {
 	router.Handle(messageType, func(ctx context.Context, tx pgx.Tx, message Message) error {
-		var event E
-		if len(message.Payload) == 0 {
-			return Permanent(fmt.Errorf("a message of type %s has no payload, and %T was to be decoded from it", quote(messageType), event))
-		}
-		if err := json.Unmarshal(message.Payload, &event); err != nil {
-			return Permanent(fmt.Errorf("the payload of a message of type %s is no %T: %w", quote(messageType), event, err))
+		event, err := decodeEvent[E](messageType, message.Payload)
+		if err != nil {
+			return err
 		}
 		return handler(ctx, tx, event)
 	})
 }
 
+// HandleSQL is Handle for database/sql.
+func HandleSQL[E any](router *SQLRouter, messageType string, handler func(ctx context.Context, tx *sql.Tx, event E) error) {
+	router.Handle(messageType, func(ctx context.Context, tx *sql.Tx, message Message) error {
+		event, err := decodeEvent[E](messageType, message.Payload)
+		if err != nil {
+			return err
+		}
+		return handler(ctx, tx, event)
+	})
+}
+
+func decodeEvent[E any](messageType string, payload []byte) (event E, err error) {
+	// null would leave any E as it is, and look like an event of zeros.
+	if text := bytes.TrimSpace(payload); len(text) == 0 || string(text) == "null" {
+		what := "no payload"
+		if len(text) > 0 {
+			what = "the payload null"
+		}
+		return event, Permanent(fmt.Errorf("a message of type %s has %s, and %T was to be decoded from it", quote(messageType), what, event))
+	}
+	if err := json.Unmarshal(payload, &event); err != nil {
+		return event, Permanent(fmt.Errorf("the payload of a message of type %s is no %T: %w", quote(messageType), event, err))
+	}
+	return event, nil
+}
+
 // Handle has messages of a type given to handler as they are. It panics where the
 // type has a handler already.
 func (r *Router) Handle(messageType string, handler Handler) {
-	if handler == nil {
-		panic("inbox: the handler of type " + quote(messageType) + " is nil")
-	}
-	if _, known := r.handlers[messageType]; known {
-		panic("inbox: type " + quote(messageType) + " has two handlers")
-	}
-	r.handlers[messageType] = handler
+	r.routes.add(messageType, handler, handler == nil)
+}
+
+// Handle is Router.Handle.
+func (r *SQLRouter) Handle(messageType string, handler SQLHandler) {
+	r.routes.add(messageType, handler, handler == nil)
 }
 
 // Default has messages of all other types given to handler. Without one they are
 // Permanent failures, so that none is lost: Ignore passes over them.
-func (r *Router) Default(handler Handler) { r.fallback = handler }
+func (r *Router) Default(handler Handler) { r.routes.setDefault(handler, handler == nil) }
+
+// Default is Router.Default, with IgnoreSQL.
+func (r *SQLRouter) Default(handler SQLHandler) { r.routes.setDefault(handler, handler == nil) }
 
 // Ignore is a Handler for messages that are not for the consumer: they are
 // remembered as processed.
 func Ignore(context.Context, pgx.Tx, Message) error { return nil }
 
+// IgnoreSQL is Ignore for database/sql.
+func IgnoreSQL(context.Context, *sql.Tx, Message) error { return nil }
+
 // Use wraps all handlers of the router, the default included; what is named first
 // is outermost.
-func (r *Router) Use(middleware ...Middleware) { r.middleware = append(r.middleware, middleware...) }
+func (r *Router) Use(middleware ...Middleware) {
+	r.routes.middleware = append(r.routes.middleware, middleware...)
+}
+
+// Use is Router.Use.
+func (r *SQLRouter) Use(middleware ...SQLMiddleware) {
+	r.routes.middleware = append(r.routes.middleware, middleware...)
+}
 
 // Handler is the router as one handler.
 func (r *Router) Handler() Handler {
-	handler := Handler(func(ctx context.Context, tx pgx.Tx, message Message) error {
-		handler, known := r.handlers[message.Type]
-		if !known {
-			handler = r.fallback
-		}
-		if handler == nil {
-			return Permanent(r.unknown(message.Type))
+	return r.routes.wrap(func(ctx context.Context, tx pgx.Tx, message Message) error {
+		handler, err := r.routes.find(message.Type)
+		if err != nil {
+			return err
 		}
 		return handler(context.WithValue(ctx, messageKey{}, &message), tx, message)
 	})
+}
+
+// Handler is Router.Handler.
+func (r *SQLRouter) Handler() SQLHandler {
+	return r.routes.wrap(func(ctx context.Context, tx *sql.Tx, message Message) error {
+		handler, err := r.routes.find(message.Type)
+		if err != nil {
+			return err
+		}
+		return handler(context.WithValue(ctx, messageKey{}, &message), tx, message)
+	})
+}
+
+// routes are the handlers of a router by type.
+type routes[H any, M ~func(H) H] struct {
+	handlers   map[string]H
+	fallback   H
+	defaults   bool // fallback is set
+	middleware []M
+}
+
+func (r *routes[H, M]) add(messageType string, handler H, isNil bool) {
+	if isNil {
+		panic("inbox: the handler of type " + quote(messageType) + " is nil")
+	}
+	if _, known := r.handlers[messageType]; known {
+		panic("inbox: type " + quote(messageType) + " has two handlers")
+	}
+	if r.handlers == nil {
+		r.handlers = make(map[string]H)
+	}
+	r.handlers[messageType] = handler
+}
+
+func (r *routes[H, M]) setDefault(handler H, isNil bool) {
+	r.fallback, r.defaults = handler, !isNil
+}
+
+func (r *routes[H, M]) wrap(handler H) H {
 	for _, wrap := range slices.Backward(r.middleware) {
 		handler = wrap(handler)
 	}
 	return handler
 }
 
-// unknown is why a message has no handler.
-func (r *Router) unknown(messageType string) error {
-	if len(r.handlers) == 0 {
-		return errors.New("the inbox's router has no handler: name one by inbox.Handle or Router.Default")
+// find returns the handler of a type, or why there is none.
+func (r *routes[H, M]) find(messageType string) (H, error) {
+	if handler, known := r.handlers[messageType]; known {
+		return handler, nil
 	}
-	return fmt.Errorf("no handler for a message of type %s; there are some for %s: add one by inbox.Handle, or Router.Default(inbox.Ignore)",
-		quote(messageType), strings.Join(slices.Sorted(maps.Keys(r.handlers)), ", "))
+	if r.defaults {
+		return r.fallback, nil
+	}
+	if len(r.handlers) == 0 {
+		return r.fallback, Permanent(errors.New("the inbox's router has no handler: name one by inbox.Handle or Router.Default"))
+	}
+	return r.fallback, Permanent(fmt.Errorf("no handler for a message of type %s; there are some for %s: add one by inbox.Handle, or Router.Default(inbox.Ignore)",
+		quote(messageType), strings.Join(slices.Sorted(maps.Keys(r.handlers)), ", ")))
 }
 
 type messageKey struct{}

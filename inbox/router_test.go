@@ -2,6 +2,7 @@ package inbox_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
@@ -64,6 +65,7 @@ func TestRouter(t *testing.T) {
 		{"OrderPlaced", `{"id": 17}`, []string{`"OrderPlaced"`, "inbox_test.orderPlaced", "id"}},
 		{"OrderPlaced", `{"id`, []string{`"OrderPlaced"`, "unexpected end"}},
 		{"OrderPlaced", ``, []string{`"OrderPlaced"`, "no payload"}},
+		{"OrderPlaced", " null\n", []string{`"OrderPlaced"`, "payload null"}},
 		{"OrderShipped", `{}`, []string{`"OrderShipped"`, "OrderPlaced, OrdersPlaced", "Router.Default(inbox.Ignore)"}},
 	} {
 		err := run(test.messageType, test.payload)
@@ -94,4 +96,47 @@ func TestRouterRefusesASecondHandler(t *testing.T) {
 	}()
 	router.Handle("OrderPlaced", inbox.Ignore)
 	t.Error("a second handler is accepted")
+}
+
+// The same with database/sql, in the transaction of the message.
+func TestSQLRouter(t *testing.T) {
+	db := newDatabase(t)
+	standard := openSQL(t, db.URL)
+	router := inbox.NewSQLRouter()
+	wrapped := 0
+	router.Use(func(next inbox.SQLHandler) inbox.SQLHandler {
+		return func(ctx context.Context, tx *sql.Tx, m inbox.Message) error {
+			wrapped++
+			return next(ctx, tx, m)
+		}
+	})
+	inbox.HandleSQL(router, "OrderPlaced", func(ctx context.Context, tx *sql.Tx, event orderPlaced) error {
+		m, _ := inbox.MessageFrom(ctx)
+		if event.Cents != 12 {
+			t.Errorf("%+v", event)
+		}
+		return applySQL(ctx, tx, m)
+	})
+	box := &inbox.Inbox{Consumer: "mail"}
+	placed, null, other := newMessage(), newMessage(), newMessage()
+	placed.Type, placed.Payload = "OrderPlaced", []byte(`{"cents": 12}`)
+	null.Type, null.Payload = "OrderPlaced", []byte(`null`)
+	other.Type = "OrderShipped"
+	for _, want := range []inbox.Result{inbox.Processed, inbox.Duplicate} {
+		result, err := box.ProcessSQL(t.Context(), standard, placed, router.Handler())
+		expectResult(t, "placed", result, want, err)
+	}
+	for _, m := range []inbox.Message{null, other} {
+		_, err := box.ProcessSQL(t.Context(), standard, m, router.Handler())
+		if _, permanent := errors.AsType[*failure.PermanentError](err); !permanent {
+			t.Errorf("%s: %v is not permanent", m.Type, err)
+		}
+	}
+	expectEffects(t, db, 1)
+	router.Default(inbox.IgnoreSQL)
+	result, err := box.ProcessSQL(t.Context(), standard, other, router.Handler())
+	expectResult(t, "of another type", result, inbox.Processed, err)
+	if wrapped != 4 {
+		t.Errorf("the middleware ran %d times, want 4", wrapped)
+	}
 }
