@@ -13,6 +13,7 @@ import (
 	"database/sql"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	_ "github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/outboxrelay/relay/internal/pgtest"
@@ -26,8 +27,11 @@ func TestKeepPruned(t *testing.T) {
 		logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Hour)
 		defer cancel()
-		passes := 0
+		passes, began := 0, time.Now()
 		(&Inbox{Consumer: "c"}).keepPruned(ctx, time.Hour, logger, func() (int64, bool, error) {
+			if passes == 0 && time.Since(began) > 10*time.Minute {
+				t.Errorf("the first pass is after %s", time.Since(began))
+			}
 			switch passes++; passes {
 			case 1, 2:
 				return 0, true, errors.New("no table")
@@ -86,6 +90,50 @@ func TestOnePrunesAtATime(t *testing.T) {
 		}
 		if deleted, mine, err := turn(); deleted != 10 || !mine || err != nil {
 			t.Errorf("%s: %d ids were pruned (%t, %v), want 10", name, deleted, mine, err)
+		}
+	}
+}
+
+// The transaction that has the turn keeps no snapshot, whatever the role's default
+// isolation: vacuum would remove no dead row of any table meanwhile.
+func TestTurnHoldsNoSnapshot(t *testing.T) {
+	db := pgtest.New(t)
+	url := db.URL + "&default_transaction_isolation=serializable"
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	if err := (migrations.Target{Schema: "public", Table: "inbox", Set: migrations.Inbox}).Apply(t.Context(), conn, nil); err != nil {
+		t.Fatal(err)
+	}
+	pool, err := pgxpool.New(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	standard, err := sql.Open("pgx", url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = standard.Close() }()
+	db.Exec(t, `CREATE TABLE seen (turns bigint, snapshots bigint)`,
+		`CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+			INSERT INTO seen SELECT count(*), count(backend_xmin) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction' AND pid <> pg_backend_pid();
+			RETURN NULL; END $$`,
+		`CREATE TRIGGER look AFTER DELETE ON inbox FOR EACH STATEMENT EXECUTE FUNCTION look()`)
+	box := &Inbox{Consumer: "c"}
+	for name, turn := range map[string]func() (int64, bool, error){
+		"pgx":          func() (int64, bool, error) { return box.takeTurn(t.Context(), pool) },
+		"database/sql": func() (int64, bool, error) { return box.takeTurnSQL(t.Context(), standard) },
+	} {
+		db.Exec(t, `DELETE FROM seen`, `INSERT INTO inbox (consumer, message_id, processed_at) SELECT 'c', gen_random_uuid(), now() - interval '16 days' FROM generate_series(1, 10)`)
+		if deleted, mine, err := turn(); deleted != 10 || !mine || err != nil {
+			t.Errorf("%s: %d ids were pruned (%t, %v)", name, deleted, mine, err)
+		}
+		var turns, snapshots int64
+		if err := db.Pool.QueryRow(t.Context(), `SELECT turns, snapshots FROM seen`).Scan(&turns, &snapshots); err != nil || turns != 1 || snapshots != 0 {
+			t.Errorf("%s: %d turns, %d of them hold a snapshot (%v), want 1 and 0", name, turns, snapshots, err)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -215,4 +216,33 @@ func TestPruneInAReadOnlyDatabase(t *testing.T) {
 	db.Exec(t, `INSERT INTO inbox (consumer, message_id, processed_at) SELECT 'c', gen_random_uuid(), now() - interval '16 days' FROM generate_series(1, 10)`,
 		`ALTER DATABASE `+pgx.Identifier{db.Pool.Config().ConnConfig.Database}.Sanitize()+` SET default_transaction_read_only = on`)
 	prune(t, newPool(t, db.URL, func(*pgxpool.Config) {}), &inbox.Inbox{}, 10)
+}
+
+// What a role has set for other transactions does not concern pruning: in
+// stricter ones two pruners, or a consumer, would fail by a serialization error.
+func TestPruneWhateverTheRoleHasSet(t *testing.T) {
+	db := newDatabase(t)
+	url, err := url.Parse(db.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := url.Query()
+	query.Set("default_transaction_isolation", "serializable")
+	query.Set("default_transaction_read_only", "on")
+	url.RawQuery = query.Encode()
+	pool, standard := newPool(t, url.String(), nil), openSQL(t, url.String())
+	db.Exec(t, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			IF current_setting('transaction_isolation') <> 'read committed' THEN RAISE '%', current_setting('transaction_isolation') USING ERRCODE = '40001'; END IF; RETURN OLD; END $$`,
+		`CREATE TRIGGER refuse BEFORE DELETE ON inbox FOR EACH ROW EXECUTE FUNCTION refuse()`)
+	box := &inbox.Inbox{}
+	for name, prune := range map[string]func() (int64, error){
+		"pgx":          func() (int64, error) { return box.Prune(t.Context(), pool) },
+		"one":          func() (int64, error) { return box.Prune(t.Context(), connect(t, url.String())) },
+		"database/sql": func() (int64, error) { return box.PruneSQL(t.Context(), standard) },
+	} {
+		db.Exec(t, `INSERT INTO inbox (consumer, message_id, processed_at) SELECT 'c', gen_random_uuid(), now() - interval '16 days' FROM generate_series(1, 10)`)
+		if n, err := prune(); n != 10 || err != nil {
+			t.Errorf("%s: removed %d (%v), want 10", name, n, err)
+		}
+	}
 }

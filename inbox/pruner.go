@@ -39,8 +39,8 @@ func (p pgxPruner) places(ctx context.Context, statement string, arguments ...an
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// delete works also where transactions are read-only by default: only BEGIN can
-// say otherwise behind a pooler.
+// delete works also where transactions are read-only by default, or serializable,
+// which two pruners could not be: only BEGIN can say otherwise behind a pooler.
 func (p pgxPruner) delete(ctx context.Context, statement string, arguments ...any) (n int64, err error) {
 	db, ok := p.db.(interface {
 		BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error)
@@ -49,7 +49,7 @@ func (p pgxPruner) delete(ctx context.Context, statement string, arguments ...an
 		tag, err := p.db.Exec(ctx, statement, arguments...)
 		return tag.RowsAffected(), err
 	}
-	err = pgx.BeginTxFunc(ctx, db, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, db, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, statement, arguments...)
 		n = tag.RowsAffected()
 		return err
@@ -86,7 +86,7 @@ func (p sqlPruner) delete(ctx context.Context, statement string, arguments ...an
 	}
 	defer func() { _ = tx.Rollback() }() // does nothing after the commit
 	// Drivers refuse to be told that a transaction is not read-only.
-	if _, err := tx.ExecContext(ctx, "SET TRANSACTION READ WRITE"); err != nil {
+	if _, err := tx.ExecContext(ctx, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE"); err != nil {
 		return 0, err
 	}
 	result, err := tx.ExecContext(ctx, statement, arguments...)
