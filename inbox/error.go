@@ -38,7 +38,7 @@ func (i *Inbox) explain(what string, err error) error {
 	case "42P01", "3F000": // undefined_table, invalid_schema_name
 		return fmt.Errorf("%w: run `relay migrate --only inbox` on this database, or set the inbox's Schema and Table to where it is", wrapped)
 	case "42703", "42P10": // undefined_column, invalid_column_reference: no such unique index
-		return fmt.Errorf("%w: the table is not an inbox, or of another version: run `relay migrate --only inbox`", wrapped)
+		return fmt.Errorf("%w: the table is not an inbox, or of another version: run `relay migrate --only inbox`; one that is partitioned needs the primary key (consumer, message_id)", wrapped)
 	case "42501": // insufficient_privilege
 		remedy := fmt.Sprintf("GRANT USAGE ON SCHEMA %s and GRANT SELECT, INSERT ON %s", pgx.Identifier{i.schema()}.Sanitize(), i.identifier(""))
 		if i.Order != OrderOff {

@@ -162,6 +162,54 @@ func TestPartitionedInbox(t *testing.T) {
 	expectResult(t, "what the function claimed", result, inbox.Duplicate, err)
 }
 
+// The same for partitions by hash, which take over what is there.
+func TestInboxPartitionedByHash(t *testing.T) {
+	db := newDatabase(t)
+	box := &inbox.Inbox{Consumer: "mail"}
+	messages := make([]inbox.Message, 200)
+	for n := range messages {
+		messages[n] = newMessage()
+	}
+	if _, err := box.ProcessBatch(t.Context(), db.Pool, messages[:100], applyAll); err != nil {
+		t.Fatal(err)
+	}
+	db.Exec(t, example(t, "PARTITION BY HASH (message_id)"), `CREATE PUBLICATION everything FOR ALL TABLES`)
+	results, err := box.ProcessBatch(t.Context(), db.Pool, messages, applyAll)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, result := range results {
+		want := inbox.Processed
+		if n < 100 {
+			want = inbox.Duplicate
+		}
+		expectResult(t, fmt.Sprint(n), result, want, nil)
+	}
+	if n := db.Int(t, `SELECT count(DISTINCT tableoid) FROM inbox`); n < 8 {
+		t.Errorf("the ids are in %d partitions of 16", n)
+	}
+	for _, way := range processors {
+		result, err := way.open(t, db.URL).process(t.Context(), box, messages[7], nothing)
+		expectResult(t, way.name, result, inbox.Duplicate, err)
+	}
+	expectEffects(t, db, 200)
+	db.Exec(t, `UPDATE inbox SET processed_at = now() - interval '16 days' WHERE consumer = 'mail'`)
+	prune(t, db.Pool, box, 200)
+}
+
+// With partitions by the time of processing a claim fails, rather than let an id
+// be there twice.
+func TestInboxPartitionedByTimeOfProcessing(t *testing.T) {
+	db := newDatabase(t)
+	db.Exec(t, `ALTER TABLE inbox RENAME TO inbox_plain`, `ALTER INDEX inbox_pkey RENAME TO inbox_plain_pkey`,
+		`CREATE TABLE inbox (LIKE inbox_plain INCLUDING DEFAULTS, PRIMARY KEY (consumer, message_id, processed_at)) PARTITION BY RANGE (processed_at)`,
+		`CREATE TABLE inbox_all PARTITION OF inbox DEFAULT`)
+	_, err := (&inbox.Inbox{Consumer: "mail"}).Process(t.Context(), db.Pool, newMessage(), apply)
+	if err == nil || !strings.Contains(err.Error(), "42P10") {
+		t.Error(err)
+	}
+}
+
 func TestNamesAreQuoted(t *testing.T) {
 	db := newDatabase(t)
 	target := migrations.Target{Schema: `Odd "s'chema" %s`, Table: `In'box "1" %s`, Set: migrations.Inbox}

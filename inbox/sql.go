@@ -69,9 +69,14 @@ func (i *Inbox) ProcessSQLTx(ctx context.Context, tx *sql.Tx, message Message, h
 		// What is rolled back to stays, and would hide the savepoint of the same
 		// name that a handler around this one has.
 		for _, statement := range [...]string{rollbackSavepointSQL, releaseSavepointSQL} {
-			if _, undone := tx.ExecContext(ctx, statement); undone != nil && err == nil {
+			_, undone := tx.ExecContext(ctx, statement)
+			if undone == nil {
+				continue
+			}
+			if err == nil {
 				result, err = Unprocessed, i.explain("roll back to the savepoint of a claim in", undone)
 			}
+			break // to release it now would keep what it was to undo
 		}
 	}()
 	result, err = i.handleSQL(ctx, tx, o, message, handler)
