@@ -68,6 +68,8 @@ func checkOnce(t *testing.T, conn *pgx.Conn, process func(m inbox.Message, fail 
 func checkSQL(t *testing.T, db *sql.DB, conn *pgx.Conn) {
 	t.Helper()
 	defer func() { _ = db.Close() }()
+	checkSQLBatch(t, db, conn)
+	checkPruneSQL(t, db, conn)
 	box := &inbox.Inbox{Consumer: fmt.Sprintf("it's %d", time.Now().UnixNano()), Order: inbox.OrderReport}
 	checkOnce(t, conn, func(m inbox.Message, fail error) (inbox.Result, error) {
 		return box.ProcessSQL(t.Context(), db, m, func(ctx context.Context, tx *sql.Tx, m inbox.Message) error {
@@ -88,6 +90,37 @@ func checkSQL(t *testing.T, db *sql.DB, conn *pgx.Conn) {
 		})
 		return result, errors.Join(err, tx.Commit())
 	})
+}
+
+func checkSQLBatch(t *testing.T, db *sql.DB, conn *pgx.Conn) {
+	t.Helper()
+	box := &inbox.Inbox{Consumer: fmt.Sprintf("it's %d in batches", time.Now().UnixNano()), Order: inbox.OrderReport}
+	checkOnce(t, conn, func(m inbox.Message, fail error) (inbox.Result, error) {
+		results, err := box.ProcessSQLBatch(t.Context(), db, []inbox.Message{m, m}, func(ctx context.Context, tx *sql.Tx, fresh []inbox.Message) error {
+			if len(fresh) != 1 {
+				t.Errorf("%d fresh messages", len(fresh))
+			}
+			_, err := tx.ExecContext(ctx, effectSQL, fresh[0].ID.String())
+			return errors.Join(err, fail)
+		})
+		if err != nil {
+			return inbox.Unprocessed, err
+		}
+		return results[0], nil
+	})
+}
+
+// checkPruneSQL prunes ids of long ago, and leaves the others.
+func checkPruneSQL(t *testing.T, db *sql.DB, conn *pgx.Conn) {
+	t.Helper()
+	consumer := fmt.Sprintf("old %d", time.Now().UnixNano())
+	if _, err := conn.Exec(t.Context(), `INSERT INTO inbox (consumer, message_id, processed_at)
+		SELECT $1::text, gen_random_uuid(), now() - n * interval '10 days' FROM generate_series(0, 4) n`, consumer); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := (&inbox.Inbox{}).PruneSQL(t.Context(), db); n != 3 || err != nil {
+		t.Errorf("%d ids were pruned (%v), want 3", n, err)
+	}
 }
 
 func checkPool(t *testing.T, pool *pgxpool.Pool, conn *pgx.Conn) {
