@@ -88,8 +88,11 @@ func (i *Inbox) sift(messages []Message, claimed map[ID]bool, order order, previ
 	seen := make(map[ID]bool, len(claimed))
 	for n, m := range messages {
 		isFresh[n] = claimed[m.ID] && !seen[m.ID] // the first one of the batch is it
-		isFresh[n] = isFresh[n] && (m.former.IsZero() || claimed[m.former])
 		seen[m.ID] = true
+		if !m.former.IsZero() {
+			isFresh[n] = isFresh[n] && claimed[m.former] && !seen[m.former]
+			seen[m.former] = true
+		}
 	}
 	results = make([]Result, len(messages))
 	fresh = make([]Message, 0, len(claimed))

@@ -191,9 +191,9 @@ func TestTransitionOfForeignIDs(t *testing.T) {
 			expectResult(t, step.name, result, step.want, err)
 		}
 		results, err := box.ProcessBatch(t.Context(), db.Pool, []inbox.Message{
-			decode(between, "a", "1"), decode(between, "a", "3"), decode(between, "a.dead", "3"), decode(between, "a", "2"), decode(between, "a", "4"),
+			decode(between, "a", "1"), decode(between, "a", "3"), decode(between, "a.dead", "3"), decode(between, "a", "2"), decode(between, "a", "4"), decode(earlier, "a", "4"), decode(earlier, "a", "5"), decode(between, "a", "5"),
 		}, applyAll)
-		if err != nil || fmt.Sprint(results) != "[duplicate processed duplicate duplicate processed]" {
+		if err != nil || fmt.Sprint(results) != "[duplicate processed duplicate duplicate processed duplicate processed duplicate]" {
 			t.Errorf("the batch: %v (%v)", results, err)
 		}
 	})
