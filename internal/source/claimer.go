@@ -186,7 +186,7 @@ func (c *Claimer) setStatements(hasJSON bool) {
 	c.held = c.statements.held(c.options.Ordering)
 	c.often = []string{
 		settingsSQL, endedSQL, c.reserve, c.claims.lock, c.claims.read, c.settle, c.due, c.dueShards, c.listDueIDs,
-		c.looks.settings, c.looks.lowest, c.looks.restricted, c.looks.highest, c.looks.walk, c.looks.writers,
+		c.looks.settings, c.looks.lowest, c.looks.restricted, c.looks.highest, c.looks.walk, c.looks.sum, c.looks.sumOfMany, c.looks.writers,
 	}
 }
 

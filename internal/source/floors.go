@@ -43,8 +43,10 @@ const (
 	firstWalk = 16
 	// newWalk is how many they are where nobody has walked yet.
 	newWalk = 1024
-	// walkRows bounds the rows that one look walks over.
-	walkRows = 16_384
+	// walkRows bounds the rows that one look walks over where each is judged here, and
+	// summedRows where the server judges them, which costs a fraction.
+	walkRows   = 16_384
+	summedRows = 65_536
 	// sweepRows is how many rows below the lifted floor of a shard are looked at again at a time.
 	sweepRows = 2_048
 )
@@ -76,6 +78,39 @@ type walked struct {
 	draining bool
 }
 
+// found is what a walk found.
+type found struct {
+	// rows is how many rows it walked over, and last the last one.
+	rows int
+	last int64
+	// kept is the first that is not left out, and free the first that does not wait behind a draining
+	// entry either; noRow for none.
+	kept, free int64
+}
+
+// noRow is above all ids.
+const noRow = math.MaxInt64
+
+// sum is what walks found, of the rows that they walked over in their order.
+func sum(walks int, rows []walked) []found {
+	all := make([]found, walks)
+	for i := range all {
+		all[i] = found{kept: noRow, free: noRow}
+	}
+	for _, row := range rows {
+		f := &all[row.walk]
+		f.rows++
+		f.last = row.id
+		if !row.leftOut {
+			f.kept = min(f.kept, row.id)
+			if !row.draining {
+				f.free = min(f.free, row.id)
+			}
+		}
+	}
+	return all
+}
+
 // floors remembers ids per shard that a claim need not look below, so that it does not walk over the
 // index entries of rows that were published but cannot be removed yet, nor over
 // a million rows that wait for something else. Not safe for concurrent use.
@@ -105,8 +140,8 @@ type floors struct {
 	writers []writer
 	since   time.Time
 	debts   []debt
-	// restricted: claims leave rows out.
-	restricted bool
+	// restricted: claims leave rows out; summed: the server can tell which; few: there are few entries.
+	restricted, summed, few bool
 
 	lastLook, nextLook, nextFullLook, nextSweep time.Time
 	// full is what the next full look looks at, and shards what each look looks at.
@@ -121,6 +156,10 @@ type floors struct {
 		shard int
 		from  int64
 	}
+	// most is how many rows a look walks over at most, as long as that takes what it may.
+	most int
+	// rose: a walk raised a lifted floor since measure was called last.
+	rose bool
 	// below is since when a lifted floor has been below what is complete; zero while none is.
 	below time.Time
 	// first is the shard that a bounded look begins with.
@@ -128,7 +167,7 @@ type floors struct {
 }
 
 func newFloors() floors {
-	f := floors{full: span{0, Shards}, shards: span{0, Shards}, limit: lookLimit}
+	f := floors{full: span{0, Shards}, shards: span{0, Shards}, limit: lookLimit, most: summedRows}
 	f.base = lowestIDs()
 	f.seen, f.candidate, f.complete, f.lifted = f.base, f.base, f.base, f.base
 	f.sweep.from = math.MinInt64
@@ -161,6 +200,8 @@ type question struct {
 	// full are the shards in which everything below the floor is looked at too.
 	full  span
 	walks []walk
+	// summed: of the walks only what they found is asked for, and not each row.
+	summed bool
 }
 
 // next returns what is to be asked for and told to answered.
@@ -184,7 +225,13 @@ func (f *floors) next(now time.Time) (q question) {
 	if !f.restricted {
 		return q
 	}
-	left := walkRows
+	left := f.longest()
+	q.summed = f.summed
+	// Side by side, since neighbours lie on the same pages and are of all shards.
+	each := left
+	if behind := f.belowComplete(); behind > 0 {
+		each = max(left/behind, firstWalk)
+	}
 	for i := range Shards {
 		shard := (f.first + i) % Shards
 		if f.lifted[shard] >= f.complete[shard] {
@@ -194,7 +241,7 @@ func (f *floors) next(now time.Time) (q question) {
 		if f.lifted[shard] == math.MinInt64 {
 			rows = max(rows, newWalk) // who knows what waits since before this relay
 		}
-		rows = min(rows, left)
+		rows = min(rows, each, left)
 		if left -= rows; rows > 0 {
 			q.walks = append(q.walks, walk{shard: shard, floor: f.lifted[shard], rows: rows})
 		}
@@ -206,6 +253,24 @@ func (f *floors) next(now time.Time) (q question) {
 		}
 	}
 	return q
+}
+
+// belowComplete is the number of shards whose lifted floor can rise.
+func (f *floors) belowComplete() (n int) {
+	for shard := range f.lifted {
+		if f.lifted[shard] < f.complete[shard] {
+			n++
+		}
+	}
+	return n
+}
+
+// longest is how many rows a look walks over at most.
+func (f *floors) longest() int {
+	if f.summed {
+		return f.most
+	}
+	return min(f.most, walkRows)
 }
 
 // behind reports whether any floor can rise.
@@ -244,10 +309,10 @@ func (f *floors) nextToSweep() (walk, bool) {
 }
 
 // answered takes the lowest pending row of each shard that has any above its
-// base floor, or, in the shards of the full look, any at all; what the walks walked over, in ascending order; and the
+// base floor, or, in the shards of the full look, any at all; what the walks found; and the
 // transactions that could write to the table at the same time or later. It reports whether
 // floors fell.
-func (f *floors) answered(now time.Time, q *question, pending map[int]int64, rows []walked, writers []writer) (fell bool) {
+func (f *floors) answered(now time.Time, q *question, pending map[int]int64, walks []found, writers []writer) (fell bool) {
 	for shard, id := range pending {
 		if q.full.has(shard) && id <= f.base[shard] {
 			f.restart()
@@ -269,7 +334,7 @@ func (f *floors) answered(now time.Time, q *question, pending map[int]int64, row
 		f.base[shard] = max(f.base[shard], floor)
 		f.lifted[shard] = max(f.lifted[shard], f.base[shard])
 	}
-	fell = f.lift(q.walks, rows)
+	fell = f.lift(q.walks, walks)
 	f.finish(now, writers)
 	f.measure(now)
 	return fell
@@ -278,23 +343,24 @@ func (f *floors) answered(now time.Time, q *question, pending map[int]int64, row
 // measure takes note whether lifted floors are where they could be. A floor below the first row that a claim may read
 // is; one below rows that are not complete yet, as beside a writer that cannot be passed, is not.
 func (f *floors) measure(now time.Time) {
-	behind := false
+	behind, rose := false, f.rose
+	f.rose = false
 	for shard := range f.walks {
 		behind = behind || f.walks[shard] > firstWalk || f.waiting && f.lifted[shard] < f.candidate[shard]
 	}
 	switch {
 	case !behind:
 		f.below = time.Time{}
-	case f.below.IsZero():
+	case f.below.IsZero() || rose: // it only takes its time
 		f.below = now
 	}
 }
 
 // restart forgets everything: a row is pending where none can be.
 func (f *floors) restart() {
-	next, full, restricted, debts := f.nextFullLook, f.full, f.restricted, f.debts
+	next, full, restricted, few, debts := f.nextFullLook, f.full, f.restricted, f.few, f.debts
 	*f = newFloors()
-	f.nextFullLook, f.full, f.restricted = next, full, restricted
+	f.nextFullLook, f.full, f.restricted, f.few = next, full, restricted, few
 	for _, d := range debts {
 		f.debts = append(f.debts, debt{xid: d.xid, from: lowestIDs()})
 	}
@@ -319,61 +385,51 @@ func (f *floors) settle(writers []writer) (any bool) {
 
 // lift raises the lifted floors over rows that are left out, and reports whether one fell, since
 // a row below it is left out no more.
-func (f *floors) lift(walks []walk, rows []walked) (fell bool) {
+func (f *floors) lift(walks []walk, all []found) (fell bool) {
 	if !f.restricted {
 		f.lifted = f.base
 		return false
 	}
 	for i, w := range walks {
-		n := 0
-		for n < len(rows) && rows[n].walk == i {
-			n++
-		}
-		of := rows[:n]
-		rows = rows[n:]
 		if w.sweep {
-			fell = f.swept(w, of) || fell
+			fell = f.swept(w, &all[i]) || fell
 		} else {
-			f.walked(w, of)
+			f.walked(w, &all[i])
 		}
 	}
 	return fell
 }
 
 // walked raises the lifted floor of a shard to the first row that a claim may read.
-func (f *floors) walked(w walk, rows []walked) {
-	complete := f.complete[w.shard]
-	full := len(rows) == w.rows // who knows what is behind
-	floor := complete
+func (f *floors) walked(w walk, of *found) {
+	floor := f.complete[w.shard]
+	full := of.rows == w.rows // who knows what is behind
 	if full {
-		f.saw(w.shard, rows[len(rows)-1].id)
-		floor = min(floor, rows[len(rows)-1].id)
+		f.saw(w.shard, of.last)
+		floor = min(floor, of.last)
 	}
-	if i := slices.IndexFunc(rows, func(r walked) bool { return !r.leftOut }); i >= 0 {
-		floor, full = min(floor, rows[i].id-1), false
+	if of.kept != noRow {
+		floor, full = min(floor, of.kept-1), false
 	}
-	f.lifted[w.shard] = max(f.lifted[w.shard], floor)
+	if floor > f.lifted[w.shard] {
+		f.lifted[w.shard], f.rose = floor, true
+	}
 	f.walks[w.shard] = firstWalk
 	if full {
-		f.walks[w.shard] = min(8*w.rows, walkRows)
+		f.walks[w.shard] = min(8*w.rows, f.longest())
 	}
 }
 
 // swept takes over what a sweep found.
-func (f *floors) swept(w walk, rows []walked) (fell bool) {
-	for _, row := range rows {
-		if row.id > f.lifted[w.shard] {
-			break
-		}
-		if !row.leftOut && !row.draining {
-			f.lifted[w.shard] = row.id - 1
-			return true
-		}
+func (f *floors) swept(w walk, of *found) (fell bool) {
+	if of.free <= f.lifted[w.shard] {
+		f.lifted[w.shard] = of.free - 1
+		return true
 	}
-	if len(rows) < w.rows {
+	if of.rows < w.rows {
 		f.sweep.shard, f.sweep.from = (w.shard+1)%Shards, math.MinInt64
 	} else {
-		f.sweep.from = rows[len(rows)-1].id
+		f.sweep.from = of.last
 	}
 	return false
 }
@@ -447,6 +503,12 @@ func (f *floors) looked(now time.Time, q *question, took time.Duration) {
 	if n := len(q.walks); n > 0 && q.walks[n-1].sweep {
 		f.nextSweep = now.Add(max(writersInterval, lookShare*took))
 	}
+	switch {
+	case took > f.limit/6:
+		f.most = max(f.most/2, newWalk)
+	case took < f.limit/12:
+		f.most = min(2*f.most, summedRows)
+	}
 	f.nextLook = now
 	if f.shards != (span{0, Shards}) || took > lookPause {
 		f.nextLook = now.Add(took) // half of the time
@@ -482,6 +544,10 @@ func (f *floors) failed(now time.Time, q *question) {
 		f.limit = min(2*limit, maxLookLimit)
 	}
 	f.nextLook = now.Add(lookShare * limit)
+	if len(q.walks) > 0 && f.most > newWalk {
+		f.most = max(f.most/8, newWalk)
+		f.nextLook = now.Add(limit) // the next one asks for much less
+	}
 	f.lastLook = now
 	for _, w := range q.walks {
 		f.walks[w.shard] = max(w.rows/8, 1)

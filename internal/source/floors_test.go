@@ -34,7 +34,7 @@ func (a *asker) look(t *testing.T, id int64, walk []walked, writers ...writer) {
 	}
 	// Only shard 7 is of interest.
 	q.walks = slices.DeleteFunc(q.walks, func(w walkOf) bool { return w.shard != 7 })
-	a.answered(a.now, &q, pending, walk, writers)
+	a.answered(a.now, &q, pending, sum(len(q.walks), walk), writers)
 }
 
 type walkOf = walk
@@ -78,7 +78,7 @@ func TestNothingIsAskedWhereNothingChanges(t *testing.T) {
 	for range 3 {
 		a.now = a.now.Add(writersPause)
 		if q := a.next(a.now); q.ask {
-			a.answered(a.now, &q, nil, nil, nil)
+			a.answered(a.now, &q, nil, sum(len(q.walks), nil), nil)
 		}
 	}
 	if q := a.next(a.now.Add(time.Minute)); q.ask {
@@ -238,7 +238,7 @@ func TestSweepFindsRowsBelowTheLiftedFloor(t *testing.T) {
 			t.Fatalf("it walks %v", q.walks)
 		}
 		q.walks = q.walks[i:]
-		a.answered(a.now, &q, map[int]int64{7: 5}, rows, nil)
+		a.answered(a.now, &q, map[int]int64{7: 5}, sum(len(q.walks), rows), nil)
 	}
 	sweep(walked{id: 5, leftOut: true}, walked{id: 6, draining: true}, walked{id: 1001})
 	if a.lifted[7] != 1000 {

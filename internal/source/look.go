@@ -19,6 +19,7 @@ func (c *Claimer) look(ctx context.Context, conn *pgconn.PgConn, exclude *Exclus
 		c.delayed.drop()
 	}
 	start := time.Now()
+	c.floors.summed = !c.judges(exclude)
 	q := c.floors.next(start)
 	if !q.ask {
 		return nil
@@ -58,8 +59,14 @@ func (c *Claimer) answer(ctx context.Context, conn *pgconn.PgConn, exclude *Excl
 		for i, w := range q.walks {
 			shards[i], floors[i], rows[i] = w.shard, w.floor, w.rows
 		}
-		holds := exclude.Holds != nil || !c.locked.empty() || !c.unsettled.empty()
-		prepared.add(request, c.looks.walk, [][]byte{intArray(shards), idArray(floors), intArray(rows), []byte(strconv.FormatBool(holds))}, nil)
+		walk := c.looks.walk
+		switch {
+		case q.summed && c.floors.few:
+			walk = c.looks.sum
+		case q.summed:
+			walk = c.looks.sumOfMany
+		}
+		prepared.add(request, walk, [][]byte{intArray(shards), idArray(floors), intArray(rows)}, nil)
 	}
 	prepared.add(request, c.looks.writers, [][]byte{[]byte(c.lockClass), []byte(c.ownClass)}, nil)
 	prepared.add(request, c.due, nil, nil)
@@ -68,6 +75,11 @@ func (c *Claimer) answer(ctx context.Context, conn *pgconn.PgConn, exclude *Excl
 		return err
 	}
 	return c.takeAnswers(results[settings+1:], exclude, q)
+}
+
+// judges reports whether rows are left out for reasons that the server does not know.
+func (c *Claimer) judges(exclude *Exclusion) bool {
+	return exclude.Holds != nil || !c.locked.empty() || !c.unsettled.empty()
 }
 
 // takeAnswers tells the floors what the look found.
@@ -83,7 +95,8 @@ func (c *Claimer) takeAnswers(results []*pgconn.Result, exclude *Exclusion, q *q
 	if len(results[1].Rows) == 1 {
 		entries := string(results[1].Rows[0][0]) == "t"
 		c.floors.restricted = c.options.Ordering != OrderTotal &&
-			(entries || exclude.Holds != nil || !c.locked.empty() || !c.unsettled.empty())
+			(entries || c.judges(exclude))
+		c.floors.few = string(results[1].Rows[0][1]) == "t"
 	}
 	for _, row := range results[2].Rows {
 		shard, id, err := shardAndID(row)
@@ -93,10 +106,17 @@ func (c *Claimer) takeAnswers(results []*pgconn.Result, exclude *Exclusion, q *q
 		c.floors.saw(shard, id)
 	}
 	results = results[3:]
-	var rows []walked
+	var walks []found
 	if len(q.walks) > 0 {
 		var err error
-		if rows, err = c.walked(results[0], exclude); err != nil {
+		if q.summed {
+			walks, err = summed(len(q.walks), results[0])
+		} else {
+			var rows []walked
+			rows, err = c.walked(results[0], exclude)
+			walks = sum(len(q.walks), rows)
+		}
+		if err != nil {
 			return err
 		}
 		results = results[1:]
@@ -116,7 +136,7 @@ func (c *Claimer) takeAnswers(results []*pgconn.Result, exclude *Exclusion, q *q
 	if err := c.agenda.read(results[1]); err != nil {
 		return err
 	}
-	c.floors.answered(time.Now(), q, pending, rows, writers)
+	c.floors.answered(time.Now(), q, pending, walks, writers)
 	return nil
 }
 
@@ -136,6 +156,30 @@ func (c *Claimer) walked(result *pgconn.Result, exclude *Exclusion) ([]walked, e
 		}
 	}
 	return rows, nil
+}
+
+// summed reads what sumSQL returns.
+func summed(walks int, result *pgconn.Result) ([]found, error) {
+	all := sum(walks, nil)
+	for _, values := range result.Rows {
+		n, last, err := shardAndID(values)
+		if err != nil {
+			return nil, err
+		}
+		f := &all[n-1]
+		f.last = last
+		if f.rows, err = strconv.Atoi(string(values[2])); err != nil {
+			return nil, err
+		}
+		for i, to := range [...]*int64{&f.kept, &f.free} {
+			if value := values[3+i]; value != nil {
+				if *to, err = strconv.ParseInt(string(value), 10, 64); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	return all, nil
 }
 
 // shardAndID decodes a shard and an id.
