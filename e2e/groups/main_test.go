@@ -79,28 +79,27 @@ func (s *stage) migrate() {
 func id(n int) string { return fmt.Sprintf("00000000-0000-7000-8000-%012d", n) }
 
 // publish writes messages numbered from first to last-1, spread over partitions.
+// What a broker that is about to lead refuses is written again.
 func (s *stage) publish(first, last, partitions int) {
 	s.t.Helper()
-	byPartition := make([][]kafkago.Record, partitions)
-	for n := first; n < last; n++ {
-		byPartition[n%partitions] = append(byPartition[n%partitions], kafkago.Record{
-			Value: kafkago.NewBytes(fmt.Append(nil, n)), Headers: []kafkago.Header{{Key: "message-id", Value: []byte(id(n))}},
+	for partition := range partitions {
+		await(s.t, "a partition takes messages", func() bool {
+			var records []kafkago.Record
+			for n := first; n < last; n++ {
+				if n%partitions == partition {
+					records = append(records, kafkago.Record{
+						Value: kafkago.NewBytes(fmt.Append(nil, n)), Headers: []kafkago.Header{{Key: "message-id", Value: []byte(id(n))}},
+					})
+				}
+			}
+			if len(records) == 0 {
+				return true
+			}
+			response, err := s.client.Produce(s.t.Context(), &kafkago.ProduceRequest{
+				Topic: s.topic, Partition: partition, RequiredAcks: kafkago.RequireAll, Records: kafkago.NewRecordReader(records...),
+			})
+			return err == nil && response.Error == nil
 		})
-	}
-	for partition, records := range byPartition {
-		if len(records) == 0 {
-			continue
-		}
-		response, err := s.client.Produce(s.t.Context(), &kafkago.ProduceRequest{
-			Topic: s.topic, Partition: partition, RequiredAcks: kafkago.RequireAll, Records: kafkago.NewRecordReader(records...),
-		})
-		if err == nil {
-			err = response.Error
-		}
-		if err != nil {
-			s.t.Error(err)
-			return
-		}
 	}
 }
 

@@ -56,7 +56,7 @@ func (c *crew) assign(ctx context.Context, g *generation) (moved []partitionID) 
 		observer.Assigned(c.consumer.config.Inbox.Consumer, id.topic, id.id)
 		p := &partition{
 			consumer: c.consumer, id: id, progress: c.progress,
-			fetcher: fetcher{config: &c.consumer.config, cluster: c.consumer.cluster, partition: id, since: g.heard, replica: noReplica, topic: from.topic},
+			fetcher: fetcher{config: &c.consumer.config, cluster: c.consumer.cluster, partition: id, since: g.heard, replica: noReplica, topic: from.topic, epoch: from.epoch},
 			logger:  c.consumer.logger.With("topic", id.topic, "partition", id.id),
 		}
 		go func() {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -39,6 +40,9 @@ type fetcher struct {
 	since time.Time
 	// topic is the identity of what is read; zero before it is known.
 	topic topicID
+	// epoch is the leader's that wrote the last record that was read, -1 where
+	// that is not known.
+	epoch int32
 	// replica is the broker that the leader named, since moved.
 	replica int32
 	moved   time.Time
@@ -114,7 +118,7 @@ func (f *fetcher) request(version int16, offset int64, bytes int) []byte {
 	}
 	b = appendInt64(b, offset)
 	if flexible {
-		b = appendInt32(b, -1) // the last record's epoch
+		b = appendInt32(b, f.epoch) // the last record's
 	}
 	if version >= 5 {
 		b = appendInt64(b, -1) // a follower's first offset
@@ -177,11 +181,41 @@ func (f *fetcher) parse(records *records, version int16, response []byte) error 
 		records.rest = r.nullable(int64(r.int32()))
 	}
 	records.size = len(response)
+	if flexible {
+		if end, ok := divergence(&r); ok && r.err == nil {
+			return &truncatedError{partition: f.partition, end: min(end, records.next)}
+		}
+	}
 	if r.err != nil {
 		return fmt.Errorf("%s: the broker's answer to a fetch: %w", f.partition, r.err)
 	}
 	slices.SortFunc(records.aborted, func(a, b transaction) int { return cmp.Compare(a.first, b.first) })
 	return nil
+}
+
+// divergence reads a partition's tagged fields: where the leader's log ends as
+// far as it is the one that was read.
+func divergence(r *reader) (end int64, ok bool) {
+	for range r.count(int64(min(r.uvarint(), math.MaxInt32))) { //nolint:gosec // bounded
+		tag := r.uvarint()
+		field := reader{rest: r.take(r.count(int64(min(r.uvarint(), math.MaxInt32))))} //nolint:gosec // bounded
+		if tag == 0 {
+			field.int32() // the epoch
+			end = field.int64()
+			ok = field.err == nil && end >= 0
+		}
+	}
+	return end, ok
+}
+
+// truncatedError says that the partition lost what was read from end on.
+type truncatedError struct {
+	partition partitionID
+	end       int64
+}
+
+func (e *truncatedError) Error() string {
+	return fmt.Sprintf("%s: the leader has another log from offset %d on", e.partition, e.end)
 }
 
 // moveTo has the next fetch go to the replica that the leader names for the
@@ -209,6 +243,9 @@ func (f *fetcher) drop() {
 		f.reading.mu.Lock()
 		f.reading.release()
 		f.wanted = f.reading.wanted
+		if f.reading.seen {
+			f.epoch = f.reading.epoch
+		}
 		f.reading.mu.Unlock()
 		f.reading = nil
 	}

@@ -285,7 +285,7 @@ func (m *member) committed(ctx context.Context, partitions map[string][]int32) (
 	for topic, ids := range partitions {
 		request.Topics = append(request.Topics, offsetfetch.RequestTopic{Name: topic, PartitionIndexes: ids})
 		for _, id := range ids {
-			offsets[partitionID{topic, id}] = position{offset: -1}
+			offsets[partitionID{topic, id}] = position{offset: -1, epoch: -1}
 		}
 	}
 	message, err := m.call(ctx, requestTimeout, request)
@@ -301,7 +301,11 @@ func (m *member) committed(ctx context.Context, partitions map[string][]int32) (
 			if p.ErrorCode != 0 {
 				return nil, m.explain(fmt.Sprintf("read its offset of %s", partitionID{topic.Name, p.PartitionIndex}), p.ErrorCode)
 			}
-			offsets[partitionID{topic.Name, p.PartitionIndex}] = position{p.CommittedOffset, decodeNote(p.Metadata)}
+			committed := position{p.CommittedOffset, decodeNote(p.Metadata), p.ComittedLeaderEpoch}
+			if committed.topic == (topicID{}) {
+				committed.epoch = -1 // kafka-go's client commits 0
+			}
+			offsets[partitionID{topic.Name, p.PartitionIndex}] = committed
 		}
 	}
 	return offsets, nil
@@ -350,7 +354,7 @@ func (m *member) commit(ctx context.Context, generation int32, positions map[par
 			request.Topics = append(request.Topics, offsetcommit.RequestTopic{Name: p.topic})
 		}
 		request.Topics[index].Partitions = append(request.Topics[index].Partitions, offsetcommit.RequestPartition{
-			PartitionIndex: p.id, CommittedOffset: position.offset, CommittedLeaderEpoch: -1, CommittedMetadata: encodeNote(position.topic),
+			PartitionIndex: p.id, CommittedOffset: position.offset, CommittedLeaderEpoch: position.epoch, CommittedMetadata: encodeNote(position.topic),
 		})
 	}
 	message, err := m.call(ctx, requestTimeout, request)

@@ -70,6 +70,15 @@ func (p *partition) run(ended, work context.Context, committed int64) {
 			p.window.reset(p.next)
 			continue
 		}
+		if truncated, ok := errors.AsType[*truncatedError](err); ok {
+			p.window.drain(ended)
+			if ended.Err() != nil {
+				return
+			}
+			p.truncate(truncated)
+			p.window.reset(p.next)
+			continue
+		}
 		if errors.Is(err, kafkago.OffsetOutOfRange) {
 			p.window.drain(ended) // relocate may go back
 			err = p.relocate(ended, err)
@@ -118,13 +127,25 @@ func (p *partition) start(ended context.Context, committed int64) bool {
 func (p *partition) restart(ended context.Context, recreated *recreatedError) bool {
 	p.logger.Error("the topic was made anew: its offsets begin again, and so does the group, as StartOffset says",
 		"old_id", recreated.was.String(), "new_id", recreated.now.String(), "old_offset", p.next)
-	p.fetcher.topic = recreated.now
+	p.fetcher.topic, p.fetcher.epoch = recreated.now, -1
 	p.progress.identify(p.id, recreated.now)
+	p.progress.forget(p.id)
 	if !p.start(ended, -1) {
 		return false
 	}
 	p.progress.settle(p.id, p.next)
 	return true
+}
+
+// truncate goes back to where the partition has other messages than those that
+// were read.
+func (p *partition) truncate(truncated *truncatedError) {
+	p.logger.Error("the partition lost its end in an unclean election: reading what is there instead",
+		"from", truncated.end, "to", p.next-1, "messages", p.next-truncated.end)
+	p.fetcher.epoch = -1
+	p.progress.forget(p.id)
+	p.next = truncated.end
+	p.progress.settle(p.id, p.next)
 }
 
 // relocate deals with an offset that is not in the partition.
@@ -151,15 +172,21 @@ func (p *partition) relocate(ctx context.Context, outOfRange error) error {
 			p.logger.Error("the partition ends before the group's offset: it was made anew, or lost its end in an unclean election; reading from its end, as StartOffset says",
 				"offset", p.next, "first", first, "end", last)
 			p.next = last
+			p.fetcher.epoch = -1
+			p.progress.forget(p.id)
 			p.progress.await(ctx, p.id, last)
 			return nil
 		}
 		p.logger.Error("the partition ends before the group's offset: it was made anew, or lost its end in an unclean election; reading from its beginning, what was processed is recognised",
 			"offset", p.next, "first", first, "end", last)
 	default:
+		p.fetcher.epoch = -1 // or the leader does not know of it any more
+		p.progress.forget(p.id)
 		return outOfRange // it is in range by now
 	}
 	p.outside = 0
+	p.fetcher.epoch = -1
+	p.progress.forget(p.id)
 	p.next = first
 	p.progress.settle(p.id, first)
 	return nil
@@ -178,6 +205,7 @@ func (p *partition) consume(ended context.Context, queue *consume.Queue, records
 		if err != nil {
 			return err
 		}
+		p.progress.begins(p.id, r.offset, records.epoch)
 		item := p.consumer.decode(p.id, r)
 		if !p.window.add(ended, item) {
 			return nil
@@ -195,6 +223,7 @@ func (p *partition) passOver(ended context.Context, from int64, records *records
 		p.consumer.pause(ended, 1)
 	}
 	if records.next > p.next {
+		p.progress.begins(p.id, p.next, records.epoch)
 		p.next = records.next
 		p.window.pass(p.next)
 	}

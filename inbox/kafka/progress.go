@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -16,6 +17,8 @@ type progress struct {
 	// topics are the identities of the topics that are read, known those that
 	// are recorded with the offsets.
 	topics, known map[partitionID]topicID
+	// eras are those of the records that were read, in their order.
+	eras map[partitionID][]era
 	// ends are the offsets after the partitions' last messages.
 	ends map[partitionID]int64
 	// changed is closed, and replaced, when offsets were committed.
@@ -28,12 +31,22 @@ type progress struct {
 type position struct {
 	offset int64
 	topic  topicID
+	// epoch is the leader's that wrote the record before offset, -1 where that is
+	// not known.
+	epoch int32
+}
+
+// era is where records of a leader's epoch begin.
+type era struct {
+	from  int64
+	epoch int32
 }
 
 func newProgress() *progress {
 	return &progress{
 		done: make(map[partitionID]int64), committed: make(map[partitionID]int64), ends: make(map[partitionID]int64),
 		topics: make(map[partitionID]topicID), known: make(map[partitionID]topicID),
+		eras:    make(map[partitionID][]era),
 		changed: make(chan struct{}), urgent: make(chan struct{}, 1),
 	}
 }
@@ -51,6 +64,7 @@ func (p *progress) add(partition partitionID, from position) {
 	defer p.mu.Unlock()
 	p.done[partition], p.committed[partition] = from.offset, from.offset
 	p.topics[partition], p.known[partition] = from.topic, from.topic
+	p.eras[partition] = []era{{-1, from.epoch}}
 }
 
 func (p *progress) remove(partition partitionID) {
@@ -60,6 +74,7 @@ func (p *progress) remove(partition partitionID) {
 	delete(p.committed, partition)
 	delete(p.topics, partition)
 	delete(p.known, partition)
+	delete(p.eras, partition)
 	delete(p.ends, partition)
 }
 
@@ -68,6 +83,33 @@ func (p *progress) identify(partition partitionID, topic topicID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.topics[partition] = topic
+}
+
+// begins says that records from an offset on are of a leader's epoch.
+func (p *progress) begins(partition partitionID, from int64, epoch int32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	eras := p.eras[partition]
+	if len(eras) == 0 || eras[len(eras)-1].epoch != epoch {
+		p.eras[partition] = append(eras, era{from, epoch})
+	}
+}
+
+// forget says that the epochs of what was read say nothing any more.
+func (p *progress) forget(partition partitionID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.eras[partition] = nil
+}
+
+// epochOf is the epoch of the record before an offset.
+func (p *progress) epochOf(partition partitionID, offset int64) int32 {
+	for _, e := range slices.Backward(p.eras[partition]) {
+		if e.from < offset {
+			return e.epoch
+		}
+	}
+	return -1
 }
 
 // saw says where a partition ends.
@@ -103,7 +145,7 @@ func (p *progress) pending() map[partitionID]position {
 	pending := make(map[partitionID]position)
 	for partition, offset := range p.done {
 		if offset >= 0 && (offset != p.committed[partition] || p.topics[partition] != p.known[partition]) {
-			pending[partition] = position{offset, p.topics[partition]}
+			pending[partition] = position{offset, p.topics[partition], p.epochOf(partition, offset)}
 		}
 	}
 	return pending

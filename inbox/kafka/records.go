@@ -38,6 +38,8 @@ type records struct {
 	end, stable int64
 	// seen says that there was a batch.
 	seen bool
+	// epoch is the leader's that wrote the batch at hand, -1 before the first.
+	epoch int32
 	// aborted are transactions yet to begin, in the order of their offsets;
 	// dropping are producers whose transaction was aborted.
 	aborted  []transaction
@@ -63,7 +65,7 @@ type batch struct {
 }
 
 func newRecords(ctx context.Context, partition partitionID, next int64, l *lease) *records {
-	r := &records{partition: partition, next: next, dropping: make(map[int64]bool), lease: l, ctx: ctx}
+	r := &records{partition: partition, next: next, epoch: -1, dropping: make(map[int64]bool), lease: l, ctx: ctx}
 	l.evict = r.evict
 	return r
 }
@@ -190,6 +192,7 @@ func (r *records) openBatch(base int64, b []byte) error {
 	if want, got := binary.BigEndian.Uint32(b[checksumAt:]), crc32.Checksum(b[attributesAt:], castagnoli); want != got {
 		return checksumError(want, got)
 	}
+	r.epoch = int32(binary.BigEndian.Uint32(b[epochAt:])) //nolint:gosec // it is an int32
 	f := reader{rest: b[attributesAt:]}
 	attributes, lastDelta := f.int16(), f.int32()
 	first, newest, producer := f.int64(), f.int64(), f.int64()
