@@ -118,7 +118,7 @@ func (s statements) look(ordering Ordering) lookStatements {
 		).Replace(sql), "", "")
 	}
 	return lookStatements{
-		sum:      expand(strings.NewReplacer("{waiting}", waitingHashed, "{draining}", drainingHashed).Replace(sumSQL)), sumOfMany: expand(sumSQL),
+		sum: expand(strings.NewReplacer("{waiting}", waitingHashed, "{draining}", drainingHashed).Replace(sumSQL)), sumOfMany: expand(sumSQL),
 		settings: lookSettingsSQL, lowest: expand(lowestSQL), walk: expand(walkSQL),
 		highest: expand(highestSQL), restricted: expand(restrictedSQL), writers: expand(writersSQL),
 	}
