@@ -26,6 +26,9 @@ const (
 	// backlog is how many rows the drains have, and others how many flow beside
 	// those that wait.
 	backlog, others = 300_000, 60_000
+	// mostOthers are without those in the shard of the parked key, one of 64: they come when
+	// floors have passed what waits there.
+	mostOthers = others * 19 / 20
 	// A million rows and more wait in a soak.
 	parkedRows, parkedRowsSoak = 300_000, 2_500_000
 	awayRows, awayRowsSoak     = 200_000, 1_000_000
@@ -99,7 +102,7 @@ func flowBesideAParkedKey(t *testing.T, usual float64) {
 	f.park(t)
 	f.insert(t, others, `'key-' || i % 1000`, `NULL`)
 	f.start(t)
-	f.compare(t, fmt.Sprint("rows of other keys beside ", parked), f.rate(t, others/10, others), usual)
+	f.compare(t, fmt.Sprint("rows of other keys beside ", parked), f.rate(t, others/10, mostOthers), usual)
 }
 
 // Rows wait behind a parked key, and a transaction stays open.
@@ -112,7 +115,7 @@ func flowBesideBoth(t *testing.T, usual float64) {
 	f.execIn(t, tx, `INSERT INTO outbox (topic, key) VALUES ($1, 'of a batch job')`, f.stage.Topic())
 	f.insert(t, others, `'key-' || i % 1000`, `NULL`)
 	f.start(t)
-	f.compare(t, fmt.Sprint("rows of other keys beside an open transaction, and ", parked), f.rate(t, others/10, others), usual)
+	f.compare(t, fmt.Sprint("rows of other keys beside an open transaction, and ", parked), f.rate(t, others/10, mostOthers), usual)
 }
 
 // park records that the first row was refused.
