@@ -8,25 +8,14 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-)
 
-// sqlState is the SQLSTATE of a driver's error, or empty. *pgconn.PgError and
-// lib/pq's *Error both have it.
-func sqlState(err error) string {
-	var state interface {
-		error
-		SQLState() string
-	}
-	if errors.As(err, &state) {
-		return state.SQLState()
-	}
-	return ""
-}
+	"github.com/outboxrelay/relay/internal/sqlstate"
+)
 
 // retriable reports whether the same transaction can succeed when it is run
 // again: serialization_failure and deadlock_detected.
 func retriable(err error) bool {
-	state := sqlState(err)
+	state := sqlstate.Of(err)
 	return state == "40001" || state == "40P01"
 }
 
@@ -34,7 +23,7 @@ func retriable(err error) bool {
 // the driver's error.
 func (i *Inbox) explain(what string, err error) error {
 	wrapped := fmt.Errorf("inbox: %s %s: %w", what, i.identifier(""), err)
-	switch sqlState(err) {
+	switch sqlstate.Of(err) {
 	case "42P01", "3F000": // undefined_table, invalid_schema_name
 		return fmt.Errorf("%w: run `relay migrate --only inbox` on this database, or set the inbox's Schema and Table to where it is", wrapped)
 	case "42703", "42P10": // undefined_column, invalid_column_reference: no such unique index

@@ -8,6 +8,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/outboxrelay/relay/inbox/internal/delivery"
+	"github.com/outboxrelay/relay/internal/sqlstate"
 )
 
 // observation follows one call of Process and the like, for its span and for
@@ -101,7 +102,7 @@ func (o *observation) reason(err error) Reason {
 		return TimedOut
 	case o.ctx.Err() != nil:
 		return Interrupted
-	case retriable(err), sqlState(err) == "55P03": // lock_not_available
+	case retriable(err), sqlstate.Of(err) == "55P03": // lock_not_available
 		return Contention
 	case !o.entered:
 		return DatabaseFailed

@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/outboxrelay/relay/internal/sqlstate"
 )
 
 // pruneBlocks is how many blocks of the table one statement looks at: few, so
@@ -100,7 +102,7 @@ func (i *Inbox) pruneAll(ctx context.Context, db pruner) (int64, error) {
 func (i *Inbox) prune(ctx context.Context, db pruner, table, column string) (deleted int64, err error) {
 	fail := func(err error) error {
 		wrapped := fmt.Errorf("inbox: prune %s: %w", pgx.Identifier{i.schema(), table}.Sanitize(), err)
-		if sqlState(err) == "42501" { // insufficient_privilege
+		if sqlstate.Of(err) == "42501" { // insufficient_privilege
 			return fmt.Errorf("%w: as the owner, GRANT SELECT, DELETE on it to this role", wrapped)
 		}
 		return wrapped
@@ -120,7 +122,7 @@ func (i *Inbox) prune(ctx context.Context, db pruner, table, column string) (del
 		pass.table, pass.column = *leaf.Name, column
 		for first := int64(0); first < leaf.Blocks; first += pruneBlocks {
 			err := pass.blocks(ctx, first, first+pruneBlocks)
-			if sqlState(err) == "42P01" { // undefined_table: a partition that somebody dropped meanwhile
+			if sqlstate.Of(err) == "42P01" { // undefined_table: a partition that somebody dropped meanwhile
 				break
 			}
 			if err != nil {
@@ -210,7 +212,7 @@ const (
 )
 
 func (p *prunePass) hindrance(err error) hindrance {
-	switch state := sqlState(err); {
+	switch state := sqlstate.Of(err); {
 	case state == "55P03" || state == "40P01": // lock_not_available, deadlock_detected
 		p.waits++
 		return locked

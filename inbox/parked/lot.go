@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outboxrelay/relay/inbox"
+	"github.com/outboxrelay/relay/internal/sqlstate"
 )
 
 // maxError bounds the size of an error that is kept, in bytes.
@@ -252,11 +253,7 @@ func (l Lot) transact(ctx context.Context, db inbox.Beginner, what string, do fu
 		return nil
 	}
 	wrapped := fmt.Errorf("inbox: %s %s: %w", what, l.identifier(), err)
-	var state interface{ SQLState() string }
-	if !errors.As(err, &state) {
-		return wrapped
-	}
-	switch state.SQLState() {
+	switch sqlstate.Of(err) {
 	case "42P01", "3F000": // undefined_table, invalid_schema_name
 		return fmt.Errorf("%w: run `relay migrate --only inbox` on this database", wrapped)
 	case "42501": // insufficient_privilege

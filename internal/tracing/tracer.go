@@ -18,6 +18,8 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/outboxrelay/relay/internal/sqlstate"
 )
 
 // The attributes that the conventions have no names for.
@@ -136,11 +138,8 @@ func (s *Settling) End(published int, err error) {
 // databaseError is the class of an error: PostgreSQL's own code where it has
 // one.
 func databaseError(err error) string {
-	if e, ok := errors.AsType[interface {
-		error
-		SQLState() string
-	}](err); ok {
-		return e.SQLState()
+	if state := sqlstate.Of(err); state != "" {
+		return state
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return "timeout"

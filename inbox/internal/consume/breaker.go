@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 	"unicode"
+
+	"github.com/outboxrelay/relay/internal/sqlstate"
 )
 
 // breaker is a circuit breaker. It opens when several messages in a row, without
@@ -135,7 +137,7 @@ func signature(err error) string {
 	if failed, ok := errors.AsType[*Error](err); ok && failed.stage.timeout {
 		return errTimeout.Error()
 	}
-	if state := sqlState(err); state != "" {
+	if state := sqlstate.Of(err); state != "" {
 		return "SQLSTATE " + state
 	}
 	var b strings.Builder

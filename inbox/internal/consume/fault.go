@@ -12,6 +12,7 @@ import (
 
 	"github.com/outboxrelay/relay/inbox"
 	"github.com/outboxrelay/relay/inbox/internal/failure"
+	"github.com/outboxrelay/relay/internal/sqlstate"
 )
 
 // Fault is whose it is that a transaction failed.
@@ -89,7 +90,7 @@ func (r *Runner) faultOf(work context.Context, err error) Fault {
 		return Database
 	case isError[*failure.PermanentError](err):
 		return Permanent
-	case sqlState(err) != "", errors.Is(err, pgx.ErrTxCommitRollback):
+	case sqlstate.Of(err) != "", errors.Is(err, pgx.ErrTxCommitRollback):
 		return Message // the database answered
 	case s.done:
 		return Database // it did not, to the commit
@@ -108,7 +109,7 @@ func (r *Runner) faultOf(work context.Context, err error) Fault {
 // the way. A statement_timeout (57014) is not among them: it does not say
 // whether the statement waited or was slow, which it would be the next time too.
 func isContention(err error) bool {
-	switch sqlState(err) {
+	switch sqlstate.Of(err) {
 	case "55P03", // lock_not_available: lock_timeout, NOWAIT
 		"40001", "40P01": // serialization_failure, deadlock_detected
 		return true
@@ -122,7 +123,7 @@ func isOutage(err error) bool {
 	if isError[*pgconn.ConnectError](err) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) {
 		return true
 	}
-	state := sqlState(err)
+	state := sqlstate.Of(err)
 	if len(state) != 5 {
 		return false
 	}
@@ -138,18 +139,6 @@ func isOutage(err error) bool {
 		return true
 	}
 	return false
-}
-
-// sqlState is the SQLSTATE of any driver's error, or empty.
-func sqlState(err error) string {
-	var state interface {
-		error
-		SQLState() string
-	}
-	if errors.As(err, &state) {
-		return state.SQLState()
-	}
-	return ""
 }
 
 func isError[E error](err error) bool {
