@@ -49,8 +49,11 @@ func (i *Inbox) processBatch(ctx context.Context, db Beginner, o *observation, m
 	var previous []int64
 	order := i.newOrder(messages...)
 	tx, err := begin(ctx, db, func(batch *pgx.Batch) {
-		batch.Queue(fmt.Sprintf(claimBatchSQL, i.identifier("")), i.claimBatchArguments(messages)...).Query(func(rows pgx.Rows) (err error) {
-			claimed, err = collectIDs(rows)
+		batch.Queue(fmt.Sprintf(claimBatchSQL, i.identifier("")), i.claimBatchArguments(messages)...).Query(func(rows pgx.Rows) error {
+			texts, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			if err == nil {
+				claimed, err = idsOf(texts)
+			}
 			return err
 		})
 		i.queueOrder(batch, order, &previous)
@@ -120,20 +123,17 @@ func (i *Inbox) prepareAll(ctx context.Context, messages []Message) ([]Message, 
 	return prepared, nil
 }
 
-func collectIDs(rows pgx.Rows) (map[ID]bool, error) {
-	ids := make(map[ID]bool)
-	for rows.Next() {
-		var text string
-		if err := rows.Scan(&text); err != nil {
-			return nil, err
-		}
+// idsOf reads what claimBatchSQL returns.
+func idsOf(texts []string) (map[ID]bool, error) {
+	ids := make(map[ID]bool, len(texts))
+	for _, text := range texts {
 		id, err := ParseID(text)
 		if err != nil {
 			return nil, err
 		}
 		ids[id] = true
 	}
-	return ids, rows.Err()
+	return ids, nil
 }
 
 // claimBatchArguments are claimBatchSQL's: each id once, in ascending order.

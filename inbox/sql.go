@@ -148,14 +148,10 @@ func (i *Inbox) processSQLBatch(ctx context.Context, db SQLBeginner, o *observat
 		return nil, i.explain("begin claims in", err)
 	}
 	defer func() { _ = tx.Rollback() }() // does nothing after the commit
-	claimed := make(map[ID]bool)
+	var claimed map[ID]bool
 	texts, err := query[string](ctx, tx, fmt.Sprintf(claimBatchSQL, i.identifier("")), i.claimBatchArguments(messages))
-	for _, text := range texts {
-		var id ID
-		if id, err = ParseID(text); err != nil {
-			break
-		}
-		claimed[id] = true
+	if err == nil {
+		claimed, err = idsOf(texts)
 	}
 	if err != nil {
 		return nil, i.explain("claim in", err)
