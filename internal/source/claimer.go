@@ -117,6 +117,8 @@ type Claimer struct {
 	barrier        *Barrier
 	// excluded is what floors know of what is left out.
 	excluded struct{ caller, locked, unsettled uint64 }
+	// fewEntries: there are so few entries that a look may hash them.
+	fewEntries bool
 	// idle: the last claim got no shard.
 	idle bool
 	// notified: somebody says that there is something.

@@ -140,8 +140,9 @@ type floors struct {
 	writers []writer
 	since   time.Time
 	debts   []debt
-	// restricted: claims leave rows out; summed: the server can tell which; few: there are few entries.
-	restricted, summed, few bool
+	// restricted: claims leave rows out; summed: the server can tell which, so that of walks only what they found is
+	// asked for, and not each row.
+	restricted, summed bool
 
 	lastLook, nextLook, nextFullLook, nextSweep time.Time
 	// full is what the next full look looks at, and shards what each look looks at.
@@ -200,8 +201,6 @@ type question struct {
 	// full are the shards in which everything below the floor is looked at too.
 	full  span
 	walks []walk
-	// summed: of the walks only what they found is asked for, and not each row.
-	summed bool
 }
 
 // next returns what is to be asked for and told to answered.
@@ -226,7 +225,6 @@ func (f *floors) next(now time.Time) (q question) {
 		return q
 	}
 	left := f.longest()
-	q.summed = f.summed
 	// Side by side, since neighbours lie on the same pages and are of all shards.
 	each := left
 	if behind := f.belowComplete(); behind > 0 {
@@ -358,9 +356,9 @@ func (f *floors) measure(now time.Time) {
 
 // restart forgets everything: a row is pending where none can be.
 func (f *floors) restart() {
-	next, full, restricted, few, debts := f.nextFullLook, f.full, f.restricted, f.few, f.debts
+	next, full, restricted, debts := f.nextFullLook, f.full, f.restricted, f.debts
 	*f = newFloors()
-	f.nextFullLook, f.full, f.restricted, f.few = next, full, restricted, few
+	f.nextFullLook, f.full, f.restricted = next, full, restricted
 	for _, d := range debts {
 		f.debts = append(f.debts, debt{xid: d.xid, from: lowestIDs()})
 	}

@@ -61,9 +61,9 @@ func (c *Claimer) answer(ctx context.Context, conn *pgconn.PgConn, exclude *Excl
 		}
 		walk := c.looks.walk
 		switch {
-		case q.summed && c.floors.few:
+		case c.floors.summed && c.fewEntries:
 			walk = c.looks.sum
-		case q.summed:
+		case c.floors.summed:
 			walk = c.looks.sumOfMany
 		}
 		prepared.add(request, walk, [][]byte{intArray(shards), idArray(floors), intArray(rows)}, nil)
@@ -96,7 +96,7 @@ func (c *Claimer) takeAnswers(results []*pgconn.Result, exclude *Exclusion, q *q
 		entries := string(results[1].Rows[0][0]) == "t"
 		c.floors.restricted = c.options.Ordering != OrderTotal &&
 			(entries || c.judges(exclude))
-		c.floors.few = string(results[1].Rows[0][1]) == "t"
+		c.fewEntries = string(results[1].Rows[0][1]) == "t"
 	}
 	for _, row := range results[2].Rows {
 		shard, id, err := shardAndID(row)
@@ -109,7 +109,7 @@ func (c *Claimer) takeAnswers(results []*pgconn.Result, exclude *Exclusion, q *q
 	var walks []found
 	if len(q.walks) > 0 {
 		var err error
-		if q.summed {
+		if c.floors.summed {
 			walks, err = summed(len(q.walks), results[0])
 		} else {
 			var rows []walked

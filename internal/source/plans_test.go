@@ -64,7 +64,12 @@ func TestPlansOfAnEmptyTable(t *testing.T) {
 					continue
 				}
 				plans[sql] = planOf(t, conn, sql)
-				if strings.Contains(plans[sql], "Seq Scan on outbox o") {
+				// A sum of walks hashes the entries, all of which are few then.
+				scan := "Seq Scan on outbox"
+				if sql == c.looks.sum {
+					scan += " "
+				}
+				if strings.Contains(plans[sql], scan) {
 					t.Errorf("%s\nreads the whole table:\n%s", sql, plans[sql])
 				}
 			}
