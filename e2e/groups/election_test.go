@@ -10,7 +10,6 @@ import (
 
 	kafkago "github.com/segmentio/kafka-go"
 
-	"github.com/outboxrelay/relay/e2e/scenario"
 	"github.com/outboxrelay/relay/e2e/servers"
 )
 
@@ -23,14 +22,8 @@ func TestUncleanElection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cluster.Close() })
-	transport := &kafkago.Transport{MetadataTTL: 100 * time.Millisecond}
-	t.Cleanup(transport.CloseIdleConnections)
-	s := &stage{
-		t: t, db: scenario.NewDatabase(t), topic: "orders",
-		client: &kafkago.Client{Addr: kafkago.TCP(cluster.Brokers()...), Timeout: 30 * time.Second, Transport: transport},
-	}
-	s.migrate()
+	servers.CleanUp(t, cluster)
+	s := newStageOn(t, cluster.Brokers())
 	err = cluster.CreateTopic(t.Context(), s.topic, 1, map[string]string{"min.insync.replicas": "1", "unclean.leader.election.enable": "true"})
 	if err != nil {
 		t.Fatal(err)

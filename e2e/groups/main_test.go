@@ -43,20 +43,23 @@ func newStage(t *testing.T, options servers.KafkaOptions, partitions int) *stage
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			_ = broker.KeepLogs(servers.LogsDir())
-		}
-		_ = broker.Close()
-	})
+	servers.CleanUp(t, broker)
+	s := newStageOn(t, broker.Brokers())
+	s.kafka = broker
+	if err := broker.CreateTopic(t.Context(), s.topic, partitions, nil); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// newStageOn is for brokers that run; its topic is not made.
+func newStageOn(t *testing.T, brokers []string) *stage {
+	t.Helper()
 	transport := &kafkago.Transport{MetadataTTL: 100 * time.Millisecond}
 	t.Cleanup(transport.CloseIdleConnections)
 	s := &stage{
-		t: t, kafka: broker, db: scenario.NewDatabase(t), topic: "orders",
-		client: &kafkago.Client{Addr: kafkago.TCP(broker.Brokers()...), Timeout: 30 * time.Second, Transport: transport},
-	}
-	if err := broker.CreateTopic(t.Context(), s.topic, partitions, nil); err != nil {
-		t.Fatal(err)
+		t: t, db: scenario.NewDatabase(t), topic: "orders",
+		client: &kafkago.Client{Addr: kafkago.TCP(brokers...), Timeout: 30 * time.Second, Transport: transport},
 	}
 	s.migrate()
 	return s

@@ -5,11 +5,9 @@ import (
 	"net"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 
-	"github.com/outboxrelay/relay/e2e/scenario"
 	"github.com/outboxrelay/relay/e2e/servers"
 )
 
@@ -23,14 +21,8 @@ func TestRack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cluster.Close() })
-	transport := &kafkago.Transport{MetadataTTL: 100 * time.Millisecond}
-	t.Cleanup(transport.CloseIdleConnections)
-	s := &stage{
-		t: t, db: scenario.NewDatabase(t), topic: "orders",
-		client: &kafkago.Client{Addr: kafkago.TCP(cluster.Brokers()...), Timeout: 30 * time.Second, Transport: transport},
-	}
-	s.migrate()
+	servers.CleanUp(t, cluster)
+	s := newStageOn(t, cluster.Brokers())
 	if err := cluster.CreateTopic(t.Context(), s.topic, 1, nil); err != nil {
 		t.Fatal(err)
 	}

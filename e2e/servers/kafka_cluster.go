@@ -314,15 +314,17 @@ func (c *KafkaCluster) partition(ctx context.Context, topic string, number int) 
 func (c *KafkaCluster) partitions(ctx context.Context, topic string) ([]kafka.Partition, error) {
 	client, done := kafkaClient(c.Brokers()...)
 	defer done()
-	var metadata *kafka.MetadataResponse
-	// A broker that has just lost another may keep its answer to itself.
-	for attempt := range 3 {
-		var err error
-		if metadata, err = client.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{topic}}); err == nil {
-			break
-		} else if attempt == 2 {
-			return nil, err
-		}
+	limited, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	metadata, err := client.Metadata(limited, &kafka.MetadataRequest{Topics: []string{topic}})
+	// A broker that has just lost another may keep its answer to itself, and one on a
+	// busy machine takes its time to shake hands.
+	for err != nil && limited.Err() == nil {
+		time.Sleep(pollInterval)
+		metadata, err = client.Metadata(limited, &kafka.MetadataRequest{Topics: []string{topic}})
+	}
+	if err != nil {
+		return nil, err
 	}
 	for _, found := range metadata.Topics {
 		if found.Name == topic {

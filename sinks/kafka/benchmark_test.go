@@ -79,23 +79,7 @@ func BenchmarkStream(b *testing.B) {
 				}
 				batches := batchesOf(messages, size)
 				stream := p.Stream(sinks.Window{Messages: inFlight * size})
-				if results := stream.Send(b.Context(), batches[0]).Results(); results != nil {
-					b.Fatal(results)
-				}
-				rows := 0
-				for b.Loop() {
-					var receipts []sinks.Receipt
-					for _, batch := range batches {
-						receipts = append(receipts, stream.Send(b.Context(), batch))
-						rows += len(batch)
-					}
-					for _, receipt := range receipts {
-						if results := receipt.Results(); results != nil {
-							b.Fatal(results)
-						}
-					}
-				}
-				b.ReportMetric(float64(rows)/b.Elapsed().Seconds(), "rows/s")
+				sinktest.BenchmarkStream(b, stream, batches)
 			})
 		}
 	}

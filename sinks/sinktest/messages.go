@@ -231,6 +231,19 @@ func wantSame(t *testing.T, traits Traits, m sinks.Message, r Received) {
 	}
 }
 
+// wantEach expects so many different messages, in order.
+func wantEach(t *testing.T, received []Received, total int) {
+	t.Helper()
+	wantOrder(t, received)
+	seen := map[string]bool{}
+	for _, r := range received {
+		seen[r.MessageID] = true
+	}
+	if len(seen) != total {
+		t.Errorf("%d different messages in the broker, want %d", len(seen), total)
+	}
+}
+
 // wantOrder expects the first occurrences of each key to ascend in sequence,
 // and a key to be in one partition only.
 func wantOrder(t *testing.T, received []Received) {

@@ -148,3 +148,26 @@ func results(t *testing.T, receipt sinks.Receipt) []error {
 	}
 	return receipt.Results()
 }
+
+// BenchmarkStream reports how many rows of the batches, which are sent again and again, a
+// stream takes per second.
+func BenchmarkStream(b *testing.B, stream sinks.Stream, batches [][]sinks.Message) {
+	b.Helper()
+	if results := stream.Send(b.Context(), batches[0]).Results(); results != nil {
+		b.Fatal(results)
+	}
+	rows := 0
+	for b.Loop() {
+		var receipts []sinks.Receipt
+		for _, batch := range batches {
+			receipts = append(receipts, stream.Send(b.Context(), batch))
+			rows += len(batch)
+		}
+		for _, receipt := range receipts {
+			if results := receipt.Results(); results != nil {
+				b.Fatal(results)
+			}
+		}
+	}
+	b.ReportMetric(float64(rows)/b.Elapsed().Seconds(), "rows/s")
+}

@@ -188,15 +188,7 @@ func testStreamExpired(t *testing.T, broker Broker) {
 	if failed == 0 {
 		t.Error("no context expired: the test shows nothing")
 	}
-	received := broker.Read(t, destination, total, patience)
-	wantOrder(t, received)
-	seen := map[string]bool{}
-	for _, r := range received {
-		seen[r.MessageID] = true
-	}
-	if len(seen) != total {
-		t.Errorf("%d different messages in the broker, want %d", len(seen), total)
-	}
+	wantEach(t, broker.Read(t, destination, total, patience), total)
 }
 
 // testStreamClose closes the publisher while batches are in flight and one waits for
